@@ -1,0 +1,82 @@
+"""
+Broadway for programs that run on threads: producers, processors and batchers with back-pressure, batching,
+acknowledgement, partitioning, rate limiting, graceful shutdown and supervised restarts.
+
+Importing this package imports no client library, starts no thread and opens nothing.
+"""
+
+from __future__ import annotations
+
+from . import telemetry
+from .acknowledger import Acknowledger, CallerAcknowledger, NoopAcknowledger, ack_immediately
+from .batch_info import BatchInfo
+from .buffer import Buffer, BufferProducer
+from .errors import (
+    AckConfigurationError,
+    AlreadyStartedError,
+    BroadwayError,
+    ConfigurationError,
+    ConnectorError,
+    DrainTimeoutError,
+    EndOfStream,
+    InvalidReturnError,
+    NotRunningError,
+    PipelineFailedError,
+    RateLimitingNotEnabledError,
+    UnknownBatcherError,
+)
+from .handler import Handler
+from .in_process import DummyProducer, IterableProducer
+from .message import Message
+from .options import BatcherOptions, PipelineOptions, ProcessorOptions, ProducerOptions, RateLimiting
+from .partition import partition_key
+from .pipeline import Pipeline
+from .producer import Producer, Stage
+from .registry import all_running, get_pipeline
+from .test_ref import TestRef
+
+__all__ = [
+    # the pipeline
+    "Pipeline",
+    "all_running",
+    "get_pipeline",
+    # its options
+    "PipelineOptions",
+    "ProducerOptions",
+    "ProcessorOptions",
+    "BatcherOptions",
+    "RateLimiting",
+    # callbacks and what they get
+    "Handler",
+    "Message",
+    "BatchInfo",
+    "ack_immediately",
+    "partition_key",
+    # producers
+    "Producer",
+    "Stage",
+    "DummyProducer",
+    "IterableProducer",
+    "Buffer",
+    "BufferProducer",
+    # acknowledgers
+    "Acknowledger",
+    "NoopAcknowledger",
+    "CallerAcknowledger",
+    # tests and telemetry
+    "TestRef",
+    "telemetry",
+    # errors
+    "BroadwayError",
+    "ConfigurationError",
+    "AlreadyStartedError",
+    "NotRunningError",
+    "RateLimitingNotEnabledError",
+    "AckConfigurationError",
+    "InvalidReturnError",
+    "UnknownBatcherError",
+    "DrainTimeoutError",
+    "PipelineFailedError",
+    "ConnectorError",
+    "EndOfStream",
+]

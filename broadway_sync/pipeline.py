@@ -1,0 +1,383 @@
+"""
+The pipeline: what users make, start, ask and stop.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from time import time_ns
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional
+
+import attrs
+
+from . import registry
+from .acknowledger import CallerAcknowledger
+from .errors import (
+    AlreadyStartedError,
+    ConfigurationError,
+    NotRunningError,
+    RateLimitingNotEnabledError,
+)
+from .handler import resolve_handler
+from .log import safe_repr
+from .message import Message
+from .options import PipelineOptions, build_options, check_rate_limiting, inherit
+from .producer import Producer
+from .runtime.stage_thread import current_owner
+from .telemetry import execute
+from .telemetry.events import TOPOLOGY_INIT
+from .test_ref import TestRef
+from .topology.run import Run
+from .topology.settings import Settings
+from .topology.topology import Names
+
+MakeAcknowledger = Callable[[Any, Any], Any]
+"""``acknowledger(data, (queue, ref)) -> (acknowledger, ack_ref, ack_data)``."""
+
+
+class Pipeline:
+    """
+    Producers, processors and batchers around the callbacks of *handler*.
+
+    The constructor checks everything and starts nothing. All methods are thread-safe.
+    Follows Broadway 1.3, ``lib/broadway.ex``; ``docs/explanation/differences_from_broadway`` lists where it does not.
+
+    Args:
+        handler: Instance, class or module with the callbacks, see :class:`Handler`.
+        name: Unique among the running pipelines of this process; prefix of every thread name.
+        producer: Mapping or :class:`ProducerOptions`.
+        processors: Mapping of exactly one key to a mapping or :class:`ProcessorOptions`.
+        batchers: Mapping of keys to mappings or :class:`BatcherOptions`; may be empty.
+        context: Handed as it is to every callback; shared by all threads.
+        shutdown: Seconds that a graceful stop may take.
+        max_restarts: How often the whole pipeline may be restarted within *max_seconds* before it gives up.
+        max_seconds: The time in which restarts are counted.
+        resubscribe_interval: Seconds between a producer's crash and its next demand.
+        partition_by: Inherited by processors and batchers that set none.
+
+    Raises:
+        ConfigurationError: Any mistake in the above; the text names the option, the value and the rule.
+    """
+
+    def __init__(
+        self,
+        handler: Any,
+        *,
+        name: str,
+        producer: Any,
+        processors: Any,
+        batchers: Any = None,
+        context: Any = None,
+        shutdown: float = 30.0,
+        max_restarts: int = 3,
+        max_seconds: float = 5.0,
+        resubscribe_interval: float = 0.1,
+        partition_by: Any = None,
+    ) -> None:
+        options = build_options(
+            name=name,
+            producer=producer,
+            processors=processors,
+            batchers=batchers,
+            context=context,
+            shutdown=shutdown,
+            max_restarts=max_restarts,
+            max_seconds=max_seconds,
+            resubscribe_interval=resubscribe_interval,
+            partition_by=partition_by,
+        )
+        self._handler = resolve_handler(handler, with_batchers=bool(options.batchers))
+        self._options = _validate_producer(options)
+        # Serializes start(). Outermost: held while the children and stages of a run are started.
+        self._lock = threading.Lock()
+        self._run: Optional[Run] = None
+        registry.fork_aware.add(self)
+
+    @property
+    def name(self) -> str:
+        """
+        The name.
+        """
+        return self._options.name
+
+    @property
+    def shutdown(self) -> float:
+        """
+        Seconds that a graceful stop may take.
+        """
+        return self._options.shutdown
+
+    @property
+    def state(self) -> str:
+        """
+        ``"new"``, ``"running"``, ``"draining"`` (a stop has begun), ``"stopped"`` or ``"failed"`` (it gave up).
+        """
+        return "new" if self._run is None else self._run.state
+
+    def start(self) -> Pipeline:
+        """
+        Start all threads. A pipeline that has stopped may be started again.
+
+        A broker that is down raises nothing here: the producer crashes, and is restarted.
+
+        Raises:
+            AlreadyStartedError: A pipeline of that name runs in this process.
+            ConfigurationError: ``prepare_for_start`` of the producer returned what it must not.
+            BaseException: What ``prepare_for_start`` or the ``start()`` of one of its children raised; nothing is left
+                running.
+        """
+        with self._lock:
+            if self._run is not None and self._run.state in ("running", "draining"):
+                raise AlreadyStartedError(f"pipeline {self.name!r} is {self._run.state} already")
+            registry.register(self)
+            try:
+                self._run = self._prepare_run()
+                self._run.start()
+            except BaseException:
+                self._run = None
+                registry.unregister(self)
+                raise
+        return self
+
+    def _prepare_run(self) -> Run:
+        children, options = _prepare_for_start(self._handler, self._options)
+        settings = Settings(options, self._handler)
+        execute(TOPOLOGY_INIT, {"system_time": time_ns()}, {"config": options, "name": self.name})
+        return Run(settings, children, lambda: registry.unregister(self))
+
+    def stop(self, timeout: Optional[float] = None) -> None:
+        """
+        Drain and end: take nothing new, handle and acknowledge what is there.
+
+        Idempotent; on a pipeline that never started it does nothing. From a callback of this pipeline it only begins the
+        stop.
+
+        Args:
+            timeout: Seconds for all of it, >= 0; default the option ``shutdown``. If a stop is under way the earlier
+                deadline holds.
+
+        Raises:
+            DrainTimeoutError: Messages or threads were left behind; raised once, to those who wait, or to the next
+                who asks. Messages left behind are neither acknowledged nor failed.
+        """
+        seconds = self._seconds(timeout)
+        run = self._run
+        if run is None:
+            return
+        if current_owner() is run:
+            run.request_stop(seconds)
+        else:
+            run.stop(seconds)
+
+    def request_stop(self) -> None:
+        """
+        Begin the stop and return at once: for signal handlers. Takes no lock that the interrupted thread could hold.
+        """
+        if self._run is not None:
+            self._run.request_stop(self.shutdown)
+
+    def join(self, timeout: Optional[float] = None) -> bool:
+        """
+        Wait until the pipeline has ended: all producers exhausted and everything acknowledged, or stopped.
+
+        Interruptible by signals on the main thread.
+
+        Returns:
+            True once it has ended, False after *timeout* seconds.
+
+        Raises:
+            NotRunningError: It never started in this process.
+            PipelineFailedError: It gave up; from the cause.
+            RuntimeError: Called from a callback of this pipeline, without a timeout: it would wait for itself.
+        """
+        run = self._run
+        if run is None:
+            raise NotRunningError(f"pipeline {self.name!r} was not started in this process")
+        if timeout is None and current_owner() is run:
+            raise RuntimeError(f"join() in a callback of pipeline {self.name!r} would wait for itself for ever")
+        has_ended = run.join(timeout)
+        if has_ended:
+            run.raise_if_failed()
+        return has_ended
+
+    def __enter__(self) -> Pipeline:
+        return self.start()
+
+    def __exit__(self, exc_type: Any, exc: Any, traceback: Any) -> None:
+        run = self._run
+        try:
+            self.stop()
+            if run is not None:
+                run.raise_if_failed()
+        except Exception:
+            if exc is None:
+                raise
+
+    def topology(self) -> Dict[str, List[Dict[str, Any]]]:
+        """
+        Return the stages: ``{"producers": [{"name", "concurrency"}], "processors": [{"name", "processor_key",
+        "concurrency"}], "batchers": [{"batcher_name", "batcher_key", "name", "concurrency"}]}``.
+
+        Names are those of threads without the index. Answers at any time.
+        """
+        return Names(self._options).topology()
+
+    def producer_names(self) -> List[str]:
+        """
+        Return the names of the producers' threads. Answers at any time.
+        """
+        return Names(self._options).producers()
+
+    def get_rate_limiting(self) -> Dict[str, Any]:
+        """
+        Return ``{"allowed_messages", "interval"}``.
+
+        Raises:
+            RateLimitingNotEnabledError: The pipeline has no ``rate_limiting``.
+            NotRunningError: It is not running.
+        """
+        current: Dict[str, Any] = attrs.asdict(self._running_limit().current())
+        return current
+
+    def update_rate_limiting(
+        self, *, allowed_messages: Optional[int] = None, interval: Optional[float] = None, reset: bool = False
+    ) -> None:
+        """
+        Change the limit at the next interval, or at once, in a new interval, with *reset*.
+
+        Raises:
+            ConfigurationError: A value is out of range.
+            RateLimitingNotEnabledError: The pipeline has no ``rate_limiting``.
+            NotRunningError: It is not running.
+        """
+        limit = self._running_limit()
+        limit.update(check_rate_limiting(allowed_messages, interval, limit.current()), reset=reset)
+
+    def push_messages(self, messages: Iterable[Message]) -> None:
+        """
+        Hand over messages out of band: to a randomly chosen producer, past demand, transformer and rate limit.
+
+        Returns at once, also while the producer sits in a long poll. The one way into a pipeline without
+        back-pressure: whoever pushes must not outrun it.
+
+        Raises:
+            NotRunningError: A stop has begun, or the pipeline is not running; nothing was taken.
+            TypeError: Something is not a Message; nothing was taken.
+        """
+        messages = list(messages)
+        for message in messages:
+            if not isinstance(message, Message):
+                raise TypeError(f"push_messages() expects Message objects, got: {safe_repr(message)}")
+        self._running_run().push(messages)
+
+    def test_message(
+        self,
+        data: Any,
+        *,
+        metadata: Optional[Mapping[Any, Any]] = None,
+        acknowledger: Optional[MakeAcknowledger] = None,
+        batch_mode: str = "flush",
+    ) -> TestRef:
+        """
+        Send one message through the pipeline, past demand, transformer and rate limit; see :meth:`test_batch`.
+        """
+        return self.test_batch([data], metadata=metadata, acknowledger=acknowledger, batch_mode=batch_mode)
+
+    def test_batch(
+        self,
+        data_list: Iterable[Any],
+        *,
+        metadata: Optional[Mapping[Any, Any]] = None,
+        acknowledger: Optional[MakeAcknowledger] = None,
+        batch_mode: str = "bulk",
+    ) -> TestRef:
+        """
+        Send messages through the pipeline, past demand, transformer and rate limit.
+
+        Args:
+            data_list: The data of each message.
+            metadata: Merged into the metadata of each message.
+            acknowledger: ``acknowledger(data, (queue, ref)) -> (acknowledger, ack_ref, ack_data)``, in place of one
+                that reports to the returned ref; to do so itself it puts ``("ack", ref, successful, failed)``.
+            batch_mode: ``"bulk"`` or ``"flush"``.
+
+        Returns:
+            A ref whose ``receive()`` and ``collect()`` wait for the acknowledgements.
+
+        Raises:
+            NotRunningError: A stop has begun, or the pipeline is not running.
+            ValueError: *batch_mode* is neither.
+        """
+        ref = TestRef()
+        make = acknowledger or (lambda data, target: CallerAcknowledger.init(*target))
+        messages = [
+            Message(data, make(data, (ref.queue, ref)), metadata=dict(metadata or {})).put_batch_mode(batch_mode)
+            for data in data_list
+        ]
+        self._running_run().push(messages)
+        return ref
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a Pipeline cannot be pickled: it has threads; make it in the process where it runs")
+
+    def __repr__(self) -> str:
+        return f"<Pipeline {self.name!r}, {self.state}>"
+
+    def after_fork_in_child(self) -> None:
+        """
+        In a forked child: there are no threads here, the pipeline is new.
+        """
+        self._lock = threading.Lock()
+        run, self._run = self._run, None
+        if run is not None:
+            run.forget()
+
+    def _running_run(self) -> Run:
+        run = self._run
+        if run is None or run.state in ("stopped", "failed"):
+            raise NotRunningError(f"pipeline {self.name!r} is not running in this process (it is {self.state})")
+        return run
+
+    def _running_limit(self) -> Any:
+        if self._options.producer.rate_limiting is None:
+            raise RateLimitingNotEnabledError(f"pipeline {self.name!r} was configured without producer.rate_limiting")
+        return self._running_run().limit
+
+    def _seconds(self, timeout: Optional[float]) -> float:
+        if timeout is None:
+            return self.shutdown
+        if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 <= timeout < math.inf:
+            raise ValueError(f"timeout must be a number of seconds >= 0, got: {timeout!r}")
+        return timeout
+
+
+def _validate_producer(options: PipelineOptions) -> PipelineOptions:
+    """
+    Let the producer's class check its options.
+    """
+    module = options.producer.module
+    if not isinstance(module, tuple):
+        return options
+    cls, given = module
+    if not issubclass(cls, Producer):
+        raise ConfigurationError(f"producer.module: expected a subclass of broadway_sync.Producer, got: {cls!r}")
+    return attrs.evolve(options, producer=attrs.evolve(options.producer, module=(cls, cls.validate_options(given))))
+
+
+def _prepare_for_start(handler: Any, options: PipelineOptions) -> Any:
+    """
+    Call the producer's ``prepare_for_start``, if it has one, and check what it returns.
+    """
+    module = options.producer.module
+    prepare = getattr(module[0] if isinstance(module, tuple) else module, "prepare_for_start", None)
+    if prepare is None:
+        return [], options
+    returned = prepare(handler, options)
+    if isinstance(returned, tuple) and len(returned) == 2 and isinstance(returned[1], PipelineOptions):
+        if returned[1].name == options.name:
+            return list(returned[0]), inherit(returned[1])
+        raise ConfigurationError(f"name: prepare_for_start must not change it, got: {returned[1].name!r}")
+    raise ConfigurationError(
+        f"producer.module: prepare_for_start must return (children, PipelineOptions), got: {safe_repr(returned)}"
+    )

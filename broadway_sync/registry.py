@@ -1,0 +1,106 @@
+"""
+The running pipelines of this process: their names, and what happens to them at a fork and at the end.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import weakref
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Dict, List
+
+from .errors import AlreadyStartedError, NotRunningError
+from .log import log_error
+from .telemetry import registry as telemetry_registry
+
+if TYPE_CHECKING:
+    from .pipeline import Pipeline
+
+# Guards _running. Innermost.
+_lock = threading.Lock()
+_running: Dict[str, Pipeline] = {}
+
+fork_aware: weakref.WeakSet[Any] = weakref.WeakSet()
+"""Objects with ``after_fork_in_child()``: they hold locks, or threads, that a child does not have."""
+
+
+def register(pipeline: Pipeline) -> None:
+    """
+    Take the pipeline's name.
+
+    Raises:
+        AlreadyStartedError: Another running pipeline has it.
+    """
+    with _lock:
+        if pipeline.name in _running:
+            raise AlreadyStartedError(f"a pipeline named {pipeline.name!r} runs in this process already")
+        _running[pipeline.name] = pipeline
+
+
+def unregister(pipeline: Pipeline) -> None:
+    """
+    Free the pipeline's name.
+    """
+    with _lock:
+        if _running.get(pipeline.name) is pipeline:
+            del _running[pipeline.name]
+
+
+def all_running() -> List[str]:
+    """
+    Return the names of the pipelines that run in this process.
+    """
+    with _lock:
+        return list(_running)
+
+
+def get_pipeline(name: str) -> Pipeline:
+    """
+    Return the running pipeline of that name.
+
+    Raises:
+        NotRunningError: There is none in this process.
+    """
+    with _lock:
+        pipeline = _running.get(name)
+    if pipeline is None:
+        raise NotRunningError(f"no pipeline named {name!r} runs in this process")
+    return pipeline
+
+
+def _drain_all() -> None:
+    """
+    At the end of the interpreter: drain what runs, all at once, each within its own ``shutdown``.
+    """
+    with _lock:
+        pipelines = list(_running.values())
+    for pipeline in pipelines:
+        pipeline.request_stop()
+    started = monotonic()
+    for pipeline in pipelines:
+        try:
+            pipeline.join(max(0.0, pipeline.shutdown + 1.0 - (monotonic() - started)))
+        except Exception as error:  # the interpreter ends: there is nobody to raise to
+            log_error("the pipeline failed at the end of the interpreter", error, pipeline.name, pipeline.name)
+
+
+def _after_fork_in_child() -> None:
+    """
+    A forked child has none of the threads: forget the pipelines, and renew locks that a thread may have held.
+    """
+    global _lock
+    _lock = threading.Lock()
+    _running.clear()
+    telemetry_registry._renew_lock()
+    for item in list(fork_aware):
+        item.after_fork_in_child()
+
+
+# threading._register_atexit runs before the interpreter waits for non-daemon threads, which may be a client
+# library's that end only with the pipeline. It is private, and missing in 3.8: atexit is good enough then.
+getattr(threading, "_register_atexit", atexit.register)(_drain_all)
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,3 @@
+"""
+The only place that makes threads and locks.
+"""

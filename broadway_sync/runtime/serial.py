@@ -1,0 +1,60 @@
+"""
+Steps that must run one at a time, on whichever thread is there.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from typing import Any, Callable, Deque, Tuple
+
+Step = Tuple[Callable[[Any, Any], None], Any, Any]
+
+
+class Serial:
+    """
+    A queue of steps and the right to run them.
+
+    Who posts a step runs it, and with it whatever others posted meanwhile; if another thread is at it already,
+    that one runs it too and the poster goes on. So nobody ever waits for the lock, there is no convoy, and
+    a step costs no thread switch. Steps of one thread run in the order in which it posted them.
+
+    Why no step is left behind: a poster appends first and then tries the lock; the runner releases the lock and
+    then looks at the queue. If the try failed, the runner has yet to look.
+    """
+
+    def __init__(self, after: Callable[[], None]) -> None:
+        """
+        Args:
+            after: Called when the queue has been emptied, still under the lock.
+        """
+        self.pending: Deque[Step] = deque()
+        self._after = after
+        # Guards whatever the steps touch. Never waited for, except by inspect().
+        self._lock = threading.Lock()
+
+    def post(self, function: Callable[[Any, Any], None], first: Any, second: Any) -> None:
+        """
+        Run ``function(first, second)`` here, now, or leave it to the thread that is running steps.
+        """
+        pending, lock = self.pending, self._lock
+        pending.append((function, first, second))
+        while pending and lock.acquire(False):
+            try:
+                while pending:
+                    step, one, two = pending.popleft()
+                    step(one, two)
+                self._after()
+            finally:
+                lock.release()
+
+    def inspect(self, look: Callable[[], Any], timeout: float) -> Any:
+        """
+        Return ``look()``, called while no step runs, or anyhow once *timeout* seconds have passed.
+        """
+        is_ours = self._lock.acquire(timeout=timeout)
+        try:
+            return look()
+        finally:
+            if is_ours:
+                self._lock.release()

@@ -1,0 +1,269 @@
+"""
+Who notices that a thread ended, restarts what crashed, and carries out a stop.
+
+The supervisor is a thread that waits for events and nothing else: it runs no user code but the stop of the children
+of ``prepare_for_start``. Everything it decides on (the generation of stages, the drain under way, the
+budget) is touched by this thread alone, so it needs no lock; a stop is an event too, and
+putting an event on a ``SimpleQueue`` is safe even in a signal handler.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import traceback
+from queue import Empty, SimpleQueue
+from time import monotonic
+from typing import Any, Dict, Iterable, List, Optional, Tuple
+
+from ..core.restart_intensity import RestartIntensity
+from ..errors import DrainTimeoutError
+from ..log import log_error, log_warning
+from .deadline import Deadline
+from .stage_thread import StageThread
+
+STOP, RESTART, FAIL = "shutdown", "restart", "failed"
+
+
+class Drain:
+    """
+    The end of a generation: why, until when, and because of what.
+    """
+
+    def __init__(self, reason: str, seconds: float, cause: Optional[BaseException]) -> None:
+        self.reason = reason
+        self.seconds = seconds
+        self.cause = cause
+        self.deadline = Deadline(seconds)
+        # A producer that does not come back must not cost the messages that are already in open batches.
+        self.producers: Optional[Deadline] = Deadline(seconds / 2)
+
+    def tighten(self, seconds: float) -> None:
+        """
+        Do not take longer than *seconds* from now.
+        """
+        if seconds < (self.deadline.remaining() or 0.0):
+            self.seconds = seconds
+            self.deadline.tighten(seconds)
+            if self.producers is not None:
+                self.producers.tighten(seconds / 2)
+
+    def next_timeout(self) -> Optional[float]:
+        """
+        Return the seconds until something has to be done.
+        """
+        return (self.producers or self.deadline).remaining()
+
+
+class ThreadSupervisor:
+    """
+    One pipeline's threads, from the first start until the last one has ended or was given up.
+
+    A *generation* (see ``topology.py``) has ``stages``, each with ``name``, ``run()``, ``abandon()``; ``producers``, those
+    among them that are not resumed; ``drain(reason)``, ``close_sources()``, ``stage_ended(stage)`` and ``abandon(stages)``.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        pipeline: str,
+        owner: Any,
+        intensity: RestartIntensity,
+        shutdown: float,
+    ) -> None:
+        """
+        Args:
+            owner: The run: ``build() -> generation``, ``begin_restart()``, ``begin_stop()``, ``leave_behind() -> int`` and
+                ``ended(cause, drain_error)``.
+        """
+        self._name = name
+        self._pipeline = pipeline
+        self._owner = owner
+        self._intensity = intensity
+        self._shutdown = shutdown
+        self._events: SimpleQueue[Tuple[str, Any, Any]] = SimpleQueue()
+        self._generation: Any = None
+        self._threads: Dict[StageThread, Any] = {}
+        self._drain: Optional[Drain] = None
+        self._left_behind = 0
+        self._hung: Dict[str, str] = {}
+
+    def start(self) -> None:
+        """
+        Start all threads, consumers first.
+
+        Raises:
+            RuntimeError: The system has no thread left; those that were started end again.
+        """
+        try:
+            self._start_generation()
+            thread = StageThread(self._name, self._run, self._died, self._owner)
+            thread.start()
+        except BaseException:
+            if self._generation is not None:
+                self._generation.drain(STOP)
+                self._generation.abandon(self._generation.stages)
+            raise
+
+    def stop(self, seconds: float) -> None:
+        """
+        Begin the stop. Returns at once; takes no lock that any interrupted thread could hold.
+        """
+        self._events.put(("stop", seconds, None))
+
+    def stacks(self) -> Dict[str, str]:
+        """
+        Return the present stack of each thread of this pipeline, the supervisor's included, as text.
+        """
+        threads = [thread for thread in threading.enumerate() if getattr(thread, "owner", None) is self._owner]
+        return describe_threads(threads)
+
+    def _start_generation(self) -> None:
+        self._generation = self._owner.build()
+        for stage in self._generation.stages:
+            self._spawn(stage)
+
+    def _spawn(self, stage: Any) -> None:
+        thread = StageThread(stage.name, stage.run, self._thread_ended, self._owner)
+        self._threads[thread] = stage
+        thread.start()
+
+    def _thread_ended(self, thread: Any, error: Optional[BaseException]) -> None:
+        self._events.put(("ended", thread, error))
+
+    # On the supervisor's thread.
+
+    def _run(self) -> None:
+        while True:
+            kind, subject, error = self._next_event()
+            if kind == "stop":
+                self._begin(STOP, subject, None)
+            elif kind == "ended":
+                self._stage_ended(subject, error)
+            else:
+                self._time_is_up()
+            if not self._threads and not self._go_on():
+                return
+
+    def _next_event(self) -> Tuple[str, Any, Any]:
+        timeout = None if self._drain is None else self._drain.next_timeout()
+        if timeout is not None:
+            timeout = min(timeout, threading.TIMEOUT_MAX)
+        try:
+            return self._events.get(timeout=timeout)
+        except Empty:
+            return ("time", None, None)
+
+    def _begin(self, reason: str, seconds: float, cause: Optional[BaseException]) -> None:
+        drain = self._drain
+        if drain is None:
+            self._drain = Drain(reason, seconds, cause)
+        elif reason == STOP:
+            drain.tighten(seconds)
+        if drain is not None and drain.reason == RESTART:  # no restart any more: this is the end
+            drain.reason, drain.cause = reason, cause
+        if reason == RESTART:
+            self._owner.begin_restart()
+        else:
+            self._owner.begin_stop()
+        self._generation.drain(reason)
+
+    def _stage_ended(self, thread: StageThread, error: Optional[BaseException]) -> None:
+        stage = self._threads.pop(thread, None)
+        if stage is None:  # given up before
+            return
+        if error is not None and self._crashed(stage, error):
+            self._spawn(stage)
+        else:
+            self._generation.stage_ended(stage)
+
+    def _crashed(self, stage: Any, error: BaseException) -> bool:
+        """
+        Decide what a crash leads to; return whether *stage* gets a new thread, to finish what it has.
+        """
+        is_allowed = self._intensity.allows(monotonic())
+        is_producer = stage in self._generation.producers
+        what = "a producer crashed too often" if is_producer else "a thread of the library died"
+        if self._drain is not None and self._drain.reason != RESTART:
+            then = "the pipeline is stopping"
+        else:
+            then = "the pipeline restarts" if is_allowed else "too many restarts, the pipeline gives up"
+            if self._drain is None or not is_allowed:
+                self._begin(RESTART if is_allowed else FAIL, self._shutdown, error)
+        log_error(f"{what}: {then}", error, self._pipeline, stage.name)
+        return is_allowed and not is_producer
+
+    def _time_is_up(self) -> None:
+        drain = self._drain
+        assert drain is not None
+        if drain.producers is not None:
+            drain.producers = None
+            self._generation.close_sources()
+        if drain.deadline.is_over():
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """
+        Abandon the threads that have not ended. They are daemons and end when their callback returns.
+        """
+        self._hung.update(describe_threads(self._threads))
+        stages = list(self._threads.values())
+        self._threads.clear()
+        if self._drain is not None and self._drain.reason != RESTART:
+            self._left_behind += self._owner.leave_behind()
+        self._left_behind += self._generation.abandon(stages)
+
+    def _go_on(self) -> bool:
+        """
+        All threads have ended: start the next generation, or finish and return False.
+        """
+        drain = self._drain
+        if drain is not None and drain.reason == RESTART:
+            self._report(drain)
+            self._left_behind, self._hung, self._drain = 0, {}, None
+            self._start_generation()
+            log_warning("the pipeline was restarted", self._pipeline, self._name)
+            return True
+        self._left_behind += self._owner.leave_behind()
+        error = self._report(drain)
+        self._owner.ended(drain.cause if drain is not None and drain.reason == FAIL else None, error)
+        return False
+
+    def _report(self, drain: Optional[Drain]) -> Optional[DrainTimeoutError]:
+        if not self._left_behind and not self._hung:
+            return None
+        text = f"pipeline {self._pipeline!r} did not drain"
+        text += f" within {drain.seconds:g} seconds" if drain is not None and self._hung else ""
+        text += f": {self._left_behind} messages were left behind, neither acknowledged nor failed"
+        for name, stack in self._hung.items():
+            text += f"; thread {name} had not ended, it was at:\n{stack}"
+        log_error(text, None, self._pipeline, self._name)
+        return DrainTimeoutError(text, self._left_behind, self._hung)
+
+    def _died(self, thread: Any, error: Optional[BaseException]) -> None:
+        """
+        The supervisor's own thread has ended; with an error nobody else can tell those who wait.
+        """
+        if error is None:
+            return
+        log_error("the supervisor died: this is a bug in broadway_sync", error, self._pipeline, self._name)
+        self._owner.begin_stop()
+        if self._generation is not None:
+            self._generation.drain(STOP)
+            self._generation.abandon(list(self._threads.values()))
+        self._owner.ended(error, None)
+
+
+def describe_threads(threads: Iterable[threading.Thread]) -> Dict[str, str]:
+    """
+    Return the present stack of each thread, as text, by its name.
+    """
+    frames = sys._current_frames()
+    stacks: Dict[str, str] = {}
+    for thread in threads:
+        frame = frames.get(thread.ident or -1)
+        lines: List[str] = traceback.format_stack(frame) if frame is not None else ["  (ended)\n"]
+        stacks[thread.name] = "".join(lines)
+    return stacks
+
+

@@ -1,0 +1,112 @@
+"""
+Waiting for a change without a lock around what changes.
+
+A ``threading.Condition`` ties the state to a lock that every user takes. With the GIL that is slow in a bad way:
+a thread that is woken holds the lock before it may run, the one that runs needs the lock again and blocks, and from
+then on each hand-over costs a thread switch (a lock convoy). Here the state lives in objects whose single
+operations are atomic (deques, attributes), and only threads that must wait pay for waiting.
+
+Why no wake-up is lost: a waiter first announces itself, then looks at the state; a waker first changes the state, then
+looks for waiters. Whichever comes second sees what the other did.
+
+Nothing here is held while somebody waits, so all of it may be called from a signal handler.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from time import monotonic
+from typing import Any, Callable, Deque, Optional
+
+
+class WaitList:
+    """
+    Threads that wait until a predicate is true. Thread-safe.
+    """
+
+    __slots__ = ("parked",)
+
+    def __init__(self) -> None:
+        # One locked lock for each waiting thread; whoever takes it out must release it, which wakes the thread.
+        self.parked: Deque[Any] = deque()
+        """Truthy while threads wait: a look that costs nothing, before :meth:`wake`."""
+
+    def wait_for(self, predicate: Callable[[], Any], timeout: Optional[float] = None) -> bool:
+        """
+        Wait until *predicate* is true, and return whether it is; False only after *timeout* seconds.
+
+        *predicate* is called on this thread, at least once, and again after each wake-up. Interruptible by signals
+        on the main thread.
+        """
+        if predicate():
+            return True
+        deadline = None if timeout is None else monotonic() + timeout
+        while True:
+            remaining = -1.0 if deadline is None else min(deadline - monotonic(), threading.TIMEOUT_MAX)
+            if deadline is not None and remaining <= 0:
+                return bool(predicate())
+            self._park(predicate, remaining)
+            if predicate():
+                return True
+
+    def wake(self) -> bool:
+        """
+        Wake the thread that began to wait last (its data is warm); return whether there was one.
+        """
+        try:
+            ticket = self.parked.pop()
+        except IndexError:
+            return False
+        ticket.release()
+        return True
+
+    def wake_all(self) -> None:
+        """
+        Wake every thread that waits now.
+        """
+        while self.wake():
+            pass
+
+    def _park(self, predicate: Callable[[], Any], timeout: float) -> None:
+        ticket = threading.Lock()
+        ticket.acquire()
+        is_woken = False
+        try:
+            self.parked.append(ticket)
+            if not predicate():
+                is_woken = ticket.acquire(timeout=timeout)
+        finally:
+            if not is_woken:
+                self._retract(ticket)
+
+    def _retract(self, ticket: Any) -> None:
+        try:
+            self.parked.remove(ticket)
+        except ValueError:  # somebody woke this thread at the last moment: the wake-up belongs to the next one
+            self.wake()
+
+
+class Latch:
+    """
+    A door that opens once. Thread-safe; :meth:`open` takes no lock.
+    """
+
+    __slots__ = ("_waiters", "is_open")
+
+    def __init__(self) -> None:
+        self.is_open = False
+        self._waiters = WaitList()
+
+    def open(self) -> None:
+        """
+        Let everybody through, for good.
+        """
+        self.is_open = True
+        self._waiters.wake_all()
+
+    def wait(self, timeout: Optional[float] = None) -> bool:
+        """
+        Wait until the latch is open, at most *timeout* seconds; return whether it is.
+        """
+        return self._waiters.wait_for(lambda: self.is_open, timeout)

@@ -1,0 +1,43 @@
+"""
+Every event of a pipeline.
+
+A stage's events are spans: ``start`` with the measurements ``system_time`` and ``monotonic_time``, then ``stop`` or
+``exception`` with ``duration`` and ``monotonic_time``, all integer nanoseconds. The metadata of an ``exception`` event is
+that of ``start`` with ``kind``, ``reason`` (the exception) and ``stacktrace``. All events of one span carry the same
+``telemetry_span_context``. ``producer`` is ``(module, options)`` with credentials masked.
+
+Follows Broadway 1.3, ``lib/broadway.ex``, section Telemetry.
+"""
+
+from __future__ import annotations
+
+from typing import Dict, Tuple
+
+TOPOLOGY_INIT = ("broadway", "topology", "init")
+PROCESSOR = ("broadway", "processor")
+MESSAGE = ("broadway", "processor", "message")
+BATCHER = ("broadway", "batcher")
+BATCH_PROCESSOR = ("broadway", "batch_processor")
+HANDLE_FAILED = ("broadway", "handle_failed")
+
+METADATA: Dict[Tuple[str, ...], str] = {
+    TOPOLOGY_INIT: "config (the PipelineOptions), name; once per start, with the measurement system_time",
+    PROCESSOR + ("start",): "topology_name, name, index, processor_key, messages, context, producer",
+    PROCESSOR + ("stop",): "topology_name, name, index, processor_key, successful_messages_to_ack, "
+    "successful_messages_to_forward, failed_messages, context, producer",
+    PROCESSOR + ("exception",): "a crash of the stage itself; what callbacks raise is in the message events",
+    MESSAGE + ("start",): "topology_name, name, index, processor_key, message, context, producer",
+    MESSAGE + ("stop",): "the same, with the message that handle_message returned, failed by Message.fail or not",
+    MESSAGE + ("exception",): "handle_message raised, or returned what it must not",
+    BATCHER + ("start",): "topology_name, name, batcher_key, messages, context",
+    BATCHER + ("stop",): "topology_name, name, batcher_key, context",
+    BATCHER + ("exception",): "a crash of the stage itself",
+    BATCH_PROCESSOR + ("start",): "topology_name, name, index, batcher_key, messages, batch_info, context, producer",
+    BATCH_PROCESSOR + ("stop",): "topology_name, name, index, batcher_key, successful_messages, failed_messages, "
+    "batch_info, context, producer",
+    BATCH_PROCESSOR + ("exception",): "a crash of the stage itself; what handle_batch raises is in the messages' reason",
+    HANDLE_FAILED + ("start",): "topology_name, name, module (the handler), messages, context",
+    HANDLE_FAILED + ("stop",): "the same, with the messages that handle_failed returned",
+    HANDLE_FAILED + ("exception",): "handle_failed raised",
+}
+"""Event -> its metadata."""

@@ -1,0 +1,210 @@
+"""
+Who listens to which event.
+"""
+
+from __future__ import annotations
+
+import threading
+from time import monotonic_ns, time_ns
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Tuple, TypeVar
+
+import attrs
+
+from ..log import log_error
+
+Event = Tuple[str, ...]
+"""The name of an event, such as ``("broadway", "processor", "start")``."""
+
+Function = Callable[[Event, Mapping[str, Any], Mapping[str, Any], Any], Any]
+"""``function(event, measurements, metadata, config)``, on the emitting thread."""
+
+T = TypeVar("T")
+
+
+@attrs.frozen
+class EventHandler:
+    """
+    One function attached to one event.
+    """
+
+    handler_id: Any
+    event: Event
+    function: Function
+    config: Any
+
+
+handlers: Dict[Event, Tuple[EventHandler, ...]] = {}
+"""The handlers of each event; empty while nobody listens. Tuples are replaced, so that emitting needs no lock."""
+
+# Guards changes of `handlers`. Innermost: nothing is called while it is held.
+_lock = threading.Lock()
+
+
+def attach(handler_id: Any, event: Event, function: Function, config: Any = None) -> None:
+    """
+    Call *function* for each *event*; see :func:`attach_many`.
+    """
+    attach_many(handler_id, [event], function, config)
+
+
+def attach_many(handler_id: Any, events: Iterable[Event], function: Function, config: Any = None) -> None:
+    """
+    Call ``function(event, measurements, metadata, config)`` for each of *events*, on the emitting thread.
+
+    A function that raises is detached and logged; the pipeline never notices. It must be quick and thread-safe.
+    Thread-safe.
+
+    Args:
+        handler_id: Any hashable value that identifies the handler.
+        events: Tuples of str.
+
+    Raises:
+        ValueError: A handler with that id is attached.
+        TypeError: An event is not a tuple of str, or *function* is not callable.
+    """
+    events = [_check_event(event) for event in events]
+    if not callable(function):
+        raise TypeError(f"expected a function(event, measurements, metadata, config), got: {function!r}")
+    with _lock:
+        if any(handler.handler_id == handler_id for attached in handlers.values() for handler in attached):
+            raise ValueError(f"a telemetry handler with the id {handler_id!r} is attached already")
+        for event in dict.fromkeys(events):
+            added = EventHandler(handler_id, event, function, config)
+            handlers[event] = handlers.get(event, ()) + (added,)
+
+
+def _check_event(event: Any) -> Event:
+    if isinstance(event, tuple) and event and all(isinstance(part, str) for part in event):
+        return event
+    raise TypeError(f"expected an event, a non-empty tuple of str, got: {event!r}")
+
+
+def detach(handler_id: Any) -> None:
+    """
+    Remove a handler from all its events. Thread-safe.
+
+    Raises:
+        LookupError: No handler with that id is attached.
+    """
+    found = False
+    with _lock:
+        for event, attached in list(handlers.items()):
+            kept = tuple(handler for handler in attached if handler.handler_id != handler_id)
+            found = found or len(kept) < len(attached)
+            if kept:
+                handlers[event] = kept
+            else:
+                del handlers[event]
+    if not found:
+        raise LookupError(f"no telemetry handler with the id {handler_id!r} is attached")
+
+
+def list_handlers(prefix: Event = ()) -> List[EventHandler]:
+    """
+    Return the handlers of all events that begin with *prefix*.
+    """
+    prefix = tuple(prefix)
+    with _lock:
+        return [handler for event, attached in handlers.items() if event[: len(prefix)] == prefix for handler in attached]
+
+
+def execute(event: Event, measurements: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
+    """
+    Tell the handlers of *event*. Never raises.
+    """
+    for handler in handlers.get(event, ()):
+        try:
+            handler.function(event, measurements, metadata, handler.config)
+        except BaseException as error:  # whoever listens must not disturb whoever works
+            _expel(handler, error)
+
+
+def _expel(handler: EventHandler, error: BaseException) -> None:
+    try:
+        detach(handler.handler_id)
+    except LookupError:  # it failed on several threads at once: once is enough
+        return
+    text = f"telemetry handler {handler.handler_id!r} raised on {handler.event!r} and was detached"
+    log_error(text, error, "", threading.current_thread().name)
+
+
+def span(event: Event, metadata: Mapping[str, Any], function: Callable[[], Tuple[T, Mapping[str, Any]]]) -> T:
+    """
+    Emit ``event + ("start",)``, call *function*, emit ``event + ("stop",)`` or ``event + ("exception",)``.
+
+    Args:
+        event: Prefix of the three events.
+        metadata: Of the start event, and of the exception event.
+        function: Returns ``(result, metadata of the stop event)``.
+
+    Returns:
+        The result.
+
+    Raises:
+        BaseException: What *function* raised, after the exception event, whose metadata has ``kind``, ``reason`` and
+            ``stacktrace`` added.
+    """
+    running = Span(event)
+    running.start(metadata)
+    try:
+        result, stop_metadata = function()
+    except BaseException as error:
+        running.exception(metadata, error)
+        raise
+    running.stop(stop_metadata)
+    return result
+
+
+class Span:
+    """
+    The start of something and its end. Measurements are integer nanoseconds.
+    """
+
+    __slots__ = ("_context", "_event", "_started")
+
+    def __init__(self, event: Event) -> None:
+        self._event = event
+        self._context: Any = None
+        self._started = 0
+
+    def start(self, metadata: Mapping[str, Any]) -> None:
+        """
+        Emit the start event and take the time.
+        """
+        self._context = metadata.get("telemetry_span_context", self)
+        self._started = now = monotonic_ns()
+        event = self._event + ("start",)
+        if event in handlers:
+            execute(event, {"system_time": time_ns(), "monotonic_time": now}, self._complete(metadata))
+
+    def stop(self, metadata: Mapping[str, Any]) -> None:
+        """
+        Emit the stop event.
+        """
+        event = self._event + ("stop",)
+        if event in handlers:
+            execute(event, self._measure(), self._complete(metadata))
+
+    def exception(self, metadata: Mapping[str, Any], error: BaseException) -> None:
+        """
+        Emit the exception event.
+        """
+        event = self._event + ("exception",)
+        if event in handlers:
+            added = {"kind": "error", "reason": error, "stacktrace": error.__traceback__}
+            execute(event, self._measure(), self._complete({**metadata, **added}))
+
+    def _measure(self) -> Dict[str, int]:
+        now = monotonic_ns()
+        return {"duration": now - self._started, "monotonic_time": now}
+
+    def _complete(self, metadata: Mapping[str, Any]) -> Dict[str, Any]:
+        return {**metadata, "telemetry_span_context": self._context}
+
+
+def _renew_lock() -> None:
+    """
+    In a forked child: the lock may have been held by a thread that is not there any more.
+    """
+    global _lock
+    _lock = threading.Lock()

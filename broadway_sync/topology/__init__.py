@@ -1,0 +1,3 @@
+"""
+The stages of a pipeline and what connects them. Read ``topology.py`` first, then one stage.
+"""

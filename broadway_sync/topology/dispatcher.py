@@ -1,0 +1,295 @@
+"""
+The way from producers to processors.
+
+A producer hands messages over through its :class:`Source`; they are cut into chunks and wait in a :class:`Channel`
+until a processor takes them. Without ``partition_by`` there is one channel, and any idle processor takes the next chunk;
+with it every processor has its own.
+
+Handing over takes the lock of the source (it has few users: the producer's thread, ``emit``, pushes); taking a
+chunk and giving its credit back takes no lock at all.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections import deque
+from typing import TYPE_CHECKING, Any, Callable, Deque, Dict, Iterable, Iterator, List, Optional, Tuple
+
+from ..core.demand import Demand
+from ..core.partitions import split
+from ..errors import NotRunningError
+from ..log import log_error
+from ..message import Message
+from ..options import ProcessorOptions
+from ..runtime.wait_list import WaitList
+from .rate_limiter import RateLimiter
+
+if TYPE_CHECKING:
+    from .processor_stage import ProcessorStage
+
+Chunk = Tuple["Source", List[Message], bool]
+"""The source, the messages, and whether they only have to be failed (they have no partition)."""
+
+
+class Channel:
+    """
+    Chunks that wait for a processor. Thread-safe, without a lock.
+    """
+
+    __slots__ = ("idle", "is_closed", "ready")
+
+    def __init__(self) -> None:
+        self.ready: Deque[Chunk] = deque()
+        self.idle = WaitList()
+        self.is_closed = False
+
+    def put(self, chunks: Iterable[Chunk]) -> None:
+        """
+        Add chunks and wake a processor; it wakes the next one if there is more (see :meth:`take`).
+        """
+        self.ready.extend(chunks)
+        if self.idle.parked:
+            self.idle.wake()
+
+    def take(self) -> Optional[Chunk]:
+        """
+        Wait for a chunk and return it; None when the channel is closed and empty.
+        """
+        ready = self.ready
+        while True:
+            try:
+                chunk = ready.popleft()
+            except IndexError:
+                if self.is_closed and not ready:
+                    return None
+                self.idle.wait_for(self._has_news)
+                continue
+            if ready and self.idle.parked:
+                self.idle.wake()
+            return chunk
+
+    def close(self) -> None:
+        """
+        No chunk will be put any more.
+        """
+        self.is_closed = True
+        self.idle.wake_all()
+
+    def _has_news(self) -> bool:
+        return bool(self.ready) or self.is_closed
+
+
+class Source:
+    """
+    One producer's end of the dispatcher: its demand, and what it handed over.
+
+    Invariant: ``demand.outstanding() == messages of this source in channels, held by the rate limit, or in hand``.
+    """
+
+    def __init__(self, dispatcher: Dispatcher, capacity: int, lot: int) -> None:
+        self._dispatcher = dispatcher
+        self._demand = Demand(capacity)
+        self.returned = self._demand.returned
+        """Takes the number of messages of each chunk that was handled; any thread."""
+        self.lot = lot
+        """The producer is woken when so many chunks have been returned, or when none is left to take."""
+        self.producer = WaitList()
+        """The producer's thread, while it waits for demand."""
+        self.emitters = WaitList()
+        """Threads in ``emit`` that wait for room."""
+        self.is_closed = False
+        # Guards _demand (but for `returned`) and is_closed. No user code and no other lock but the rate
+        # limiter's is used under it.
+        self._lock = threading.Lock()
+
+    def unmet_demand(self) -> int:
+        """
+        Return how many messages the producer may be asked for.
+        """
+        with self._lock:
+            return self._demand.unmet()
+
+    def outstanding(self) -> int:
+        """
+        Return how many messages are handed over and not handled.
+        """
+        with self._lock:
+            return self._demand.outstanding()
+
+    def in_hand(self) -> int:
+        """
+        Return how many of this source's messages processors have in hand just now.
+        """
+        chunks = [processor.chunk for processor in self._dispatcher.processors]
+        return sum(len(chunk[1]) for chunk in chunks if chunk is not None and chunk[0] is self)
+
+    def offer(
+        self, messages: List[Message], *, is_limited: bool = True, has_room: Optional[Callable[[int], bool]] = None
+    ) -> bool:
+        """
+        Hand over messages, all or none. Runs ``partition_by``.
+
+        Args:
+            messages: Any number of messages.
+            is_limited: Whether the rate limit holds for them.
+            has_room: Called with the number of outstanding messages, under the lock; if it says no, nothing is taken.
+
+        Returns:
+            Whether they were taken.
+
+        Raises:
+            NotRunningError: The source is closed; nothing was taken.
+        """
+        placed = self._dispatcher.place(self, messages)
+        with self._lock:
+            if self.is_closed:
+                raise NotRunningError("the producer takes no more messages: its pipeline is stopping or has ended")
+            if has_room is not None and not has_room(self._demand.outstanding()):
+                return False
+            self._demand.add(len(messages))
+            self._dispatcher.put(placed, is_limited)
+        return True
+
+    def close(self) -> None:
+        """
+        Nothing will be handed over any more. Idempotent.
+        """
+        with self._lock:
+            was_closed, self.is_closed = self.is_closed, True
+        self.emitters.wake_all()
+        if not was_closed:
+            self._dispatcher.source_closed()
+
+
+class Dispatcher:
+    """
+    All sources and channels of one generation of stages.
+    """
+
+    def __init__(
+        self,
+        options: ProcessorOptions,
+        producers: int,
+        rate_limiter: Optional[RateLimiter],
+        pipeline: str,
+    ) -> None:
+        self._pipeline = pipeline
+        self._chunk_size = options.max_demand - options.min_demand
+        self._partition_by = options.partition_by
+        self._concurrency = options.concurrency
+        self.channels = [Channel() for _ in range(options.concurrency if options.partition_by else 1)]
+        capacity = options.concurrency * options.max_demand
+        self.sources = [Source(self, capacity, options.concurrency) for _ in range(producers)]
+        self.rate_limiter = rate_limiter
+        self.processors: List[ProcessorStage] = []
+        """Who takes from the channels; set once, before any message comes."""
+        # Guards _open_sources. Innermost.
+        self._lock = threading.Lock()
+        self._open_sources = producers
+
+    def channel_of(self, processor: int) -> Channel:
+        """
+        Return the channel that processor number *processor* takes from.
+        """
+        return self.channels[processor if self._partition_by else 0]
+
+    def push(self, messages: List[Message]) -> None:
+        """
+        Hand over messages past demand and rate limit, through a randomly chosen source.
+
+        Raises:
+            NotRunningError: All sources are closed.
+        """
+        sources = [source for source in self.sources if not source.is_closed]
+        random.shuffle(sources)
+        for source in sources:
+            try:
+                source.offer(messages, is_limited=False)
+                return
+            except NotRunningError:  # closed since: try the next one
+                continue
+        raise NotRunningError(f"pipeline {self._pipeline!r} takes no more messages: all its producers have ended")
+
+    def place(self, source: Source, messages: List[Message]) -> List[Tuple[Channel, Chunk]]:
+        """
+        Cut *messages* into chunks for their channels.
+        """
+        if self._partition_by is None:
+            channel = self.channels[0]
+            return [(channel, (source, chunk, False)) for chunk in self._cut(messages)]
+        partitions, rejected = split(messages, self._partition_by, self._concurrency)
+        placed = [
+            (self.channels[partition], (source, chunk, False))
+            for partition, members in partitions.items()
+            for chunk in self._cut(members)
+        ]
+        for message, error in rejected:
+            message.status, message.reason = "error", error
+            log_error("partition_by failed for a message", error, self._pipeline, threading.current_thread().name)
+        placed += [
+            (self.channels[0], (source, chunk, True)) for chunk in self._cut([message for message, _ in rejected])
+        ]
+        return placed
+
+    def _cut(self, messages: List[Message]) -> Iterator[List[Message]]:
+        size = self._chunk_size
+        for start in range(0, len(messages), size):
+            yield messages[start : start + size]
+
+    def put(self, placed: List[Tuple[Channel, Chunk]], is_limited: bool) -> None:
+        """
+        Put chunks into their channels, or leave that to the rate limiter.
+        """
+        if is_limited and self.rate_limiter is not None:
+            self.rate_limiter.hold(placed)
+        else:
+            put_all(placed)
+
+    def source_closed(self) -> None:
+        """
+        Close the channels if this was the last source and the rate limit holds nothing back.
+        """
+        with self._lock:
+            self._open_sources -= 1
+            is_last = self._open_sources <= 0
+        if not is_last:
+            return
+        if self.rate_limiter is not None:
+            self.rate_limiter.close(self.close)
+        else:
+            self.close()
+
+    def close(self) -> None:
+        """
+        Close all channels.
+        """
+        for channel in self.channels:
+            channel.close()
+
+    def remove_all(self) -> Tuple[List[Message], List[Message]]:
+        """
+        Return the messages that no processor took and those that the rate limit holds back, and forget them.
+        """
+        ready: List[Message] = []
+        for channel in self.channels:
+            while channel.ready:
+                try:
+                    ready += channel.ready.popleft()[1]
+                except IndexError:  # a processor was faster
+                    break
+        return ready, [] if self.rate_limiter is None else self.rate_limiter.remove_all()
+
+
+def put_all(placed: List[Tuple[Channel, Chunk]]) -> None:
+    """
+    Put each chunk into its channel, a channel's chunks at once.
+    """
+    if placed and all(channel is placed[0][0] for channel, _ in placed):
+        placed[0][0].put([chunk for _, chunk in placed])
+        return
+    by_channel: Dict[int, Tuple[Channel, List[Any]]] = {}
+    for channel, chunk in placed:
+        by_channel.setdefault(id(channel), (channel, []))[1].append(chunk)
+    for channel, chunks in by_channel.values():
+        channel.put(chunks)

@@ -1,0 +1,93 @@
+"""
+The end of a step: failed messages are shown to ``handle_failed``, then all are acknowledged.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, List, Optional
+
+from ..acknowledger import acknowledge
+from ..errors import InvalidReturnError
+from ..log import log_error, safe_repr
+from ..message import Message
+from ..telemetry.events import HANDLE_FAILED
+from ..telemetry.registry import Span, handlers
+from .settings import Settings
+
+
+def settle(settings: Settings, stage: str, successful: List[Message], failed: List[Message]) -> None:
+    """
+    Acknowledge the messages of one step of *stage*, after ``handle_failed`` for those that failed.
+    """
+    if failed and settings.handle_failed is not None:
+        failed = _handle_failed(settings, stage, failed)
+    acknowledge(successful, failed, settings.name, stage)
+
+
+def _handle_failed(settings: Settings, stage: str, failed: List[Message]) -> List[Message]:
+    """
+    Return what is to be acknowledged as failed: what ``handle_failed`` returned, or *failed* if that is no answer.
+    """
+    assert settings.handle_failed is not None
+    span = Span(HANDLE_FAILED) if handlers else None
+    metadata = {**settings.metadata(stage), "module": settings.handler} if span else {}
+    if span:
+        span.start({**metadata, "messages": failed})
+    try:
+        returned = settings.handle_failed(list(failed), settings.context)
+    except BaseException as error:  # user code: the messages are acknowledged as failed all the same
+        drop_frame(error)
+        if span:
+            span.exception({**metadata, "messages": failed}, error)
+        log_error(f"handle_failed raised, for {len(failed)} messages", error, settings.name, stage)
+        return failed
+    returned = _check_failed(settings, stage, failed, returned)
+    if span:
+        span.stop({**metadata, "messages": returned})
+    return returned
+
+
+def _check_failed(settings: Settings, stage: str, failed: List[Message], returned: Any) -> List[Message]:
+    if returned == failed:
+        return failed
+    if isinstance(returned, (list, tuple)) and all(isinstance(message, Message) for message in returned):
+        if {id(message) for message in returned} >= {id(message) for message in failed}:
+            return failed
+        if len(returned) == len(failed):
+            return list(returned)
+        text = f"handle_failed received {len(failed)} messages and returned {len(returned)}"
+        log_error(f"{text}; all that it was given are acknowledged as failed", None, settings.name, stage)
+        return failed
+    text = f"handle_failed must return the list of messages that it was given, got: {describe(returned)}"
+    log_error(f"{text}; the messages are acknowledged as failed", None, settings.name, stage)
+    return failed
+
+
+def invalid_return(expected: str, returned: Any) -> InvalidReturnError:
+    """
+    Return the error for a callback that returned something else than *expected*.
+    """
+    if inspect.iscoroutine(returned):
+        returned.close()  # else Python warns that it was never awaited
+    return InvalidReturnError(f"{expected}, got: {describe(returned)}")
+
+
+def describe(returned: Any) -> str:
+    """
+    Return the text of a wrong return value, with a hint where the mistake is a common one.
+    """
+    if returned is None:
+        return "None (was `return` forgotten?)"
+    if inspect.iscoroutine(returned):
+        return f"{safe_repr(returned)} (the callback is asynchronous; broadway_sync runs plain functions on threads)"
+    return safe_repr(returned)
+
+
+def drop_frame(error: BaseException) -> None:
+    """
+    Take this library's frame from the head of the traceback: its locals would keep all messages of the step alive.
+    """
+    traceback: Optional[Any] = error.__traceback__
+    if traceback is not None and traceback.tb_next is not None:
+        error.__traceback__ = traceback.tb_next

@@ -1,0 +1,265 @@
+"""
+Processors: take a chunk, prepare and handle its messages, settle those that are through, forward the others.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Dict, List, Optional, Tuple
+
+from ..errors import UnknownBatcherError
+from ..log import log_error
+from ..message import Message
+from ..telemetry.events import MESSAGE, PROCESSOR
+from ..telemetry.registry import Span, handlers
+from .batcher_stage import BatcherStage
+from .dispatcher import Channel, Chunk
+from .outcome import drop_frame, invalid_return, settle
+from .settings import Settings
+
+Outcome = Tuple[List[Message], List[Message]]
+"""Successful and failed messages."""
+
+
+class ProcessorStage:
+    """
+    One processor. Everything runs on its thread; other threads only look at ``chunk`` and call :meth:`abandon`.
+
+    Follows Broadway 1.3, ``processor_stage.ex``.
+    """
+
+    def __init__(
+        self, index: int, name: str, settings: Settings, channel: Channel, batchers: Dict[str, BatcherStage]
+    ) -> None:
+        self.index = index
+        self.name = name
+        self.chunk: Optional[Chunk] = None
+        """The chunk in hand, or None."""
+        self._messages: List[Message] = []  # those of the chunk, as prepare_messages returned them
+        self._settings = settings
+        self._key = settings.options.processor_key
+        self._channel = channel
+        self._batchers = batchers
+        self.is_abandoned = False
+
+    def run(self) -> None:
+        """
+        Handle chunks until the channel is closed and empty.
+        """
+        if self.chunk is not None:  # a thread died with it; this is the one that took its place
+            self._put_down(self.chunk, len(self.chunk[1]))
+        take, batchers = self._channel.take, tuple(self._batchers.values())
+        while True:
+            chunk = take()
+            if chunk is None:
+                return
+            self.chunk = chunk
+            source, messages, is_rejected = chunk
+            count = len(messages)
+            if source.emitters.parked:
+                source.emitters.wake_all()
+            for batcher in batchers:
+                if batcher.is_full:
+                    batcher.wait_for_room()
+            if self.is_abandoned:
+                return
+            if is_rejected:
+                settle(self._settings, self.name, [], messages)
+            elif handlers:
+                self._observed_step(messages)
+            else:
+                self._step(messages)
+            if self.is_abandoned:
+                return
+            self._put_down(chunk, count)
+
+    def _put_down(self, chunk: Chunk, count: int) -> None:
+        """
+        Give the credit of a chunk back, and wake the producer if that is worth a thread switch.
+        """
+        self.chunk = None
+        source = chunk[0]
+        returned = source.returned
+        returned.append(count)
+        if source.producer.parked and (len(returned) >= source.lot or not self._channel.ready):
+            source.producer.wake()
+
+    def abandon(self) -> int:
+        """
+        Give up on a thread that hangs: take its messages away and return how many were left unacknowledged.
+
+        The thread ends when its callback returns; nothing is acknowledged, as the right to it is taken here.
+        """
+        self.is_abandoned = True
+        chunk, prepared = self.chunk, self._messages
+        messages = list(chunk[1] if chunk else ()) + list(prepared)
+        if chunk:
+            chunk[1].clear()  # ends the loop over them
+        prepared.clear()
+        return sum(message.claim() for message in messages)
+
+    # The step: everything between taking a chunk and giving its credit back.
+
+    def _step(self, messages: List[Message]) -> Outcome:
+        """
+        Handle *messages* and return what became of them.
+        """
+        settings = self._settings
+        failed: List[Message] = []
+        if settings.prepare_messages is not None:
+            messages, failed = self._prepare(messages)
+        self._messages = messages
+        successful, not_handled = self._handle_observed(messages) if handlers else self._handle(messages)
+        failed += not_handled
+        if self.is_abandoned:
+            return [], []
+        if not self._batchers:
+            settle(settings, self.name, successful, failed)
+            return successful, failed
+        placed = self._place(successful, failed)
+        if failed:
+            settle(settings, self.name, [], failed)
+        for batcher, partition, members in placed:
+            batcher.add(members, partition)
+        return successful, failed
+
+    def _prepare(self, messages: List[Message]) -> Outcome:
+        """
+        Return the messages to handle, and those that failed because ``prepare_messages`` did.
+        """
+        settings = self._settings
+        assert settings.prepare_messages is not None
+        before = [(message.data, message.batcher, message.batch_key) for message in messages]
+        try:
+            returned = settings.prepare_messages(list(messages), settings.context)
+            return self._check_prepared(returned, len(messages)), []
+        except BaseException as error:  # user code: all messages of the chunk fail
+            drop_frame(error)
+            for message, state in zip(messages, before):
+                message.data, message.batcher, message.batch_key = state
+                message.status, message.reason = "error", error
+            log_error(f"prepare_messages failed, with {len(messages)} messages", error, settings.name, self.name)
+            return [], list(messages)
+
+    def _check_prepared(self, returned: Any, count: int) -> List[Message]:
+        expected = "prepare_messages must return a list of all messages that it was given"
+        try:
+            prepared = list(returned)
+        except TypeError:
+            raise invalid_return(expected, returned) from None
+        if len(prepared) != count:
+            raise invalid_return(f"{expected}, which were {count}", prepared)
+        for message in prepared:
+            if not isinstance(message, Message):
+                raise invalid_return(f"{expected}, all of them Message objects", message)
+        return prepared
+
+    def _handle(self, messages: List[Message]) -> Outcome:
+        """
+        Call ``handle_message`` for each message.
+
+        The hot loop of the library; _handle_one is the same for one message, with its events.
+        """
+        handle, key, context = self._settings.handle_message, self._key, self._settings.context
+        batchers = self._batchers
+        successful: List[Message] = []
+        failed: List[Message] = []
+        for message in messages:
+            data, batcher, batch_key = message.data, message.batcher, message.batch_key
+            try:
+                result = handle(key, message, context)
+                if result.__class__ is not Message:
+                    self._check_returned(result)
+                if result.status != "ok":
+                    failed.append(result)
+                    continue
+                if batchers and result.batcher not in batchers:
+                    self._refuse_batcher(result.batcher)
+            except BaseException as error:  # user code: this message fails
+                message.data, message.batcher, message.batch_key = data, batcher, batch_key
+                failed.append(self._crash(message, error))
+                continue
+            successful.append(result)
+        return successful, failed
+
+    def _check_returned(self, returned: Any) -> None:
+        if not isinstance(returned, Message):
+            raise invalid_return("handle_message must return the Message", returned)
+
+    def _refuse_batcher(self, batcher: Any) -> None:
+        known = ", ".join(self._batchers)
+        raise UnknownBatcherError(f"message was put to the unknown batcher {batcher!r}, the known ones are: {known}")
+
+    def _crash(self, message: Message, error: BaseException) -> Message:
+        drop_frame(error)
+        message.status, message.reason = "error", error
+        log_error("handle_message failed", error, self._settings.name, self.name)
+        return message
+
+    def _place(
+        self, successful: List[Message], failed: List[Message]
+    ) -> List[Tuple[BatcherStage, Optional[int], List[Message]]]:
+        """
+        Return the messages for each batcher and partition; those without a partition are added to *failed*.
+        """
+        placed: List[Tuple[BatcherStage, Optional[int], List[Message]]] = []
+        for key, members in self._by_batcher(successful).items():
+            batcher = self._batchers[key]
+            placed += [(batcher, partition, part) for partition, part in batcher.split(members, failed)]
+        return placed
+
+    def _by_batcher(self, messages: List[Message]) -> Dict[str, List[Message]]:
+        groups: Dict[str, List[Message]] = {}
+        if len(self._batchers) == 1 and messages:  # all have been checked to be for it
+            return {messages[0].batcher: messages}
+        for message in messages:
+            group = groups.get(message.batcher)
+            if group is None:
+                group = groups[message.batcher] = []
+            group.append(message)
+        return groups
+
+    # The same with telemetry.
+
+    def _metadata(self) -> Dict[str, Any]:
+        return {
+            **self._settings.metadata(self.name),
+            "index": self.index,
+            "processor_key": self._key,
+            "producer": self._settings.masked_producer,
+        }
+
+    def _observed_step(self, messages: List[Message]) -> None:
+        metadata = self._metadata()
+        span = Span(PROCESSOR)
+        span.start({**metadata, "messages": messages})
+        try:
+            successful, failed = self._step(messages)
+        except BaseException as error:  # a crash of this stage: reported, and raised on
+            span.exception({**metadata, "messages": messages}, error)
+            raise
+        span.stop(
+            {
+                **metadata,
+                "successful_messages_to_ack": [] if self._batchers else successful,
+                # One that got a status since has no partition: it failed.
+                "successful_messages_to_forward": [m for m in successful if m.status == "ok"] if self._batchers else [],
+                "failed_messages": failed,
+            }
+        )
+
+    def _handle_observed(self, messages: List[Message]) -> Outcome:
+        metadata = self._metadata()
+        successful: List[Message] = []
+        failed: List[Message] = []
+        for message in messages:
+            span = Span(MESSAGE)
+            span.start({**metadata, "message": message})
+            (ok, not_ok) = self._handle([message])
+            result = (ok or not_ok)[0]
+            if result.status == "error":
+                span.exception({**metadata, "message": result}, result.reason)
+            else:
+                span.stop({**metadata, "message": result})
+            successful += ok
+            failed += not_ok
+        return successful, failed

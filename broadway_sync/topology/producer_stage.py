@@ -1,0 +1,258 @@
+"""
+Producers: make an instance, ask it for messages, make it again when it crashes, terminate it last.
+"""
+
+from __future__ import annotations
+
+import math
+from time import monotonic
+from typing import Any, Callable, Iterable, List, Optional
+
+from ..errors import EndOfStream, NotRunningError
+from ..log import log_error, safe_repr
+from ..producer import Producer, Stage, to_messages
+from ..runtime.wait_list import Latch, WaitList
+from .dispatcher import Source
+from .settings import Settings
+
+
+class ProducerStage:
+    """
+    One producer index: its instances, one after the other, and their source. Everything runs on its thread,
+    except :meth:`drain`, :meth:`wake`, :meth:`emit` and :meth:`abandon`, which any thread may call.
+
+    Follows Broadway 1.3, ``producer_stage.ex``.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        name: str,
+        settings: Settings,
+        make: Callable[[], Producer],
+        source: Source,
+        restart: Callable[[], bool],
+        drained: Latch,
+    ) -> None:
+        """
+        Args:
+            make: Returns a new instance.
+            restart: Records a crash and says whether this producer may be made again.
+            drained: Opened when everything that the pipeline had taken is acknowledged.
+        """
+        self.index = index
+        self.name = name
+        self.settings = settings
+        self.source = source
+        self._make = make
+        self._restart = restart
+        self._drained = drained
+        self._producer: Optional[Producer] = None
+        self._stage: Optional[_Stage] = None
+        self.is_exhausted = False
+        """Whether the producer raised EndOfStream."""
+        self.is_draining = False
+        self._is_woken = False
+        self._alarm = WaitList()  # the producer's thread, while it waits for the time, wake() or a stop
+        self._stop_reason: Any = "shutdown"
+
+    def run(self) -> None:
+        """
+        Produce until the end of the stream or the beginning of a stop; terminate when all is acknowledged.
+
+        Raises:
+            BaseException: The last crash, when the producer crashed too often.
+        """
+        try:
+            error = self._produce()
+        finally:
+            self.source.close()
+        if error is not None:
+            raise error
+        self._drained.wait()
+        self._terminate("normal" if self.is_exhausted else self._stop_reason)
+
+    def drain(self, reason: str) -> None:
+        """
+        Begin the stop of this producer.
+        """
+        self._stop_reason = reason
+        self.is_draining = True
+        self._alarm.wake_all()
+        self.source.producer.wake_all()
+        self.source.emitters.wake_all()
+
+    def wake(self) -> None:
+        """
+        Ask the producer again at once.
+        """
+        self._is_woken = True
+        self._alarm.wake_all()
+
+    def wait(self, seconds: float) -> bool:
+        """
+        Wait until the time is over, :meth:`wake` is called or a stop begins; False if the time is over.
+        """
+        timeout = None if seconds == math.inf else max(0.0, seconds)
+        is_early = self._alarm.wait_for(lambda: self._is_woken or self.is_draining, timeout)
+        self._is_woken = False
+        return is_early
+
+    def emit(self, events: Iterable[Any], buffer_size: int) -> None:
+        """
+        Hand over what a source pushes, see :meth:`Stage.emit`.
+        """
+        messages = to_messages(list(events), self.settings.options.producer.transformer)
+        source = self.source
+        while not source.offer(messages, has_room=lambda outstanding: outstanding - source.in_hand() < buffer_size):
+            source.emitters.wait_for(lambda: self.is_draining or self._has_room(buffer_size))
+            if self.is_draining:
+                raise NotRunningError(f"{self.name} drains: it takes no more messages")
+
+    def _has_room(self, buffer_size: int) -> bool:
+        return self.source.is_closed or self.source.outstanding() - self.source.in_hand() < buffer_size
+
+    def abandon(self) -> int:
+        """
+        Give up on a thread that hangs: what it may still return is dropped. Returns 0, it has handed over nothing more.
+        """
+        self.drain(self._stop_reason)
+        self.source.close()
+        self._drained.open()
+        return 0
+
+    # On the producer's thread.
+
+    def _produce(self) -> Optional[BaseException]:
+        """
+        Run instances until one ends well; return the error of the last one if it crashed for good.
+        """
+        while True:
+            try:
+                self._run_instance()
+                return None
+            except EndOfStream as end:
+                self.is_exhausted = True
+                self._hand_over(end.messages, "EndOfStream")
+                return None
+            except NotRunningError as error:
+                if self.source.is_closed:  # abandoned: it came back too late
+                    return None
+                crash: BaseException = error
+            except BaseException as error:  # user code, a client library: the producer has crashed
+                crash = error
+            self._log("the producer crashed", crash)
+            if self.is_draining:  # it is terminated when its messages are acknowledged, as in any stop
+                self._stop_reason = crash
+                return None
+            self._terminate(crash)
+            if not self._restart():
+                return crash
+            self._alarm.wait_for(lambda: self.is_draining, self.settings.options.resubscribe_interval)
+            if self.is_draining:
+                return None
+
+    def _run_instance(self) -> None:
+        self._is_woken = False
+        self._producer = None
+        producer = self._make()
+        self._stage = producer.stage = _Stage(self, producer)
+        self._producer = producer
+        producer.init()
+        self._ask(producer)
+        if self.is_draining:
+            self._hand_over(producer.prepare_for_draining(), "prepare_for_draining")
+
+    def _ask(self, producer: Producer) -> None:
+        """
+        Meet demand until a stop begins; what ends the stream, or crashes, is raised.
+        """
+        source, may_ask_at = self.source, 0.0
+        while True:
+            source.producer.wait_for(lambda: self.is_draining or source.unmet_demand())
+            pause = may_ask_at - monotonic()
+            if pause > 0:
+                self.wait(pause)
+            if self.is_draining:
+                return
+            demand = source.unmet_demand()
+            if not demand:
+                continue
+            self._is_woken = False
+            count = self._hand_over(producer.handle_demand(demand), "handle_demand")
+            is_short = count < demand and not self._is_woken
+            may_ask_at = monotonic() + producer.poll_interval if is_short else 0.0
+
+    def _hand_over(self, returned: Any, callback: str) -> int:
+        """
+        Pass on what a callback returned, up to where a lazy iterable raised; return how many messages that were.
+        """
+        events: List[Any] = []
+        try:
+            if returned is None and callback == "handle_demand":
+                raise TypeError("handle_demand must return an iterable of messages, got: None")
+            events.extend(returned if returned is not None else ())
+        finally:
+            messages = to_messages(events, self.settings.options.producer.transformer)
+            if messages:
+                self.source.offer(messages)
+        return len(messages)
+
+    def _terminate(self, reason: Any) -> None:
+        producer, self._producer = self._producer, None
+        if producer is None:
+            return
+        assert self._stage is not None
+        self._stage.is_over = True
+        try:
+            producer.terminate(reason)
+        except BaseException as error:  # user code: the producer ends all the same
+            self._log("terminate raised", error)
+
+    def _log(self, text: str, error: BaseException) -> None:
+        log_error(text, error, self.settings.name, self.name)
+
+
+class _Stage(Stage):
+    """
+    What one instance of a producer sees of its stage.
+    """
+
+    def __init__(self, stage: ProducerStage, producer: Producer) -> None:
+        self._owner = stage
+        self._buffer_size = producer.buffer_size
+        self.is_over = False
+        self.pipeline_name = stage.settings.name
+        self.name = stage.name
+        self.index = stage.index
+        self.options = stage.settings.options
+
+    @property
+    def draining(self) -> bool:
+        return self._owner.is_draining or self.is_over
+
+    def emit(self, messages: Iterable[Any]) -> None:
+        if self.draining:
+            raise NotRunningError(f"{self.name} takes no more messages: it drains, or this producer was terminated")
+        self._owner.emit(messages, self._buffer_size)
+
+    def wake(self) -> None:
+        if not self.is_over:
+            self._owner.wake()
+
+    def wait(self, seconds: float) -> bool:
+        return self._owner.wait(seconds)
+
+
+def make_factory(module: Any) -> Callable[[], Producer]:
+    """
+    Return a function that makes an instance of the configured producer.
+    """
+
+    def make() -> Producer:
+        producer = module[0](**module[1]) if isinstance(module, tuple) else module()
+        if not isinstance(producer, Producer):
+            raise TypeError(f"producer.module must give a Producer, got: {safe_repr(producer)}")
+        return producer
+
+    return make

@@ -1,0 +1,206 @@
+"""
+One life of a pipeline, from ``start()`` until the last thread has ended.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any, Callable, List, Optional
+
+from ..core.restart_intensity import RestartIntensity
+from ..errors import DrainTimeoutError, NotRunningError, PipelineFailedError
+from ..log import log_error
+from ..message import Message
+from ..runtime.supervisor import ThreadSupervisor
+from ..runtime.wait_list import Latch
+from .rate_limiter import SharedRateLimit
+from .settings import Settings
+from .topology import Names, Topology
+
+# How much longer than its deadline a stop may take before stop() stops believing that it will end: only children of
+# prepare_for_start that hang in stop() get it there.
+GRACE = 5.0
+
+
+class Run:
+    """
+    The stages' owner: restarts pass through it, and whoever waits for the end waits here. Thread-safe.
+
+    The supervisor's thread calls ``build``, ``begin_restart``, ``begin_stop``, ``leave_behind`` and ``ended``; users'
+    threads the rest.
+    """
+
+    def __init__(self, settings: Settings, children: List[Any], on_end: Callable[[], None]) -> None:
+        options = settings.options
+        self._settings = settings
+        self._children = children
+        self._on_end = on_end
+        self.limit = None if options.producer.rate_limiting is None else SharedRateLimit(options.producer.rate_limiting)
+        self._supervisor = ThreadSupervisor(
+            Names(options).supervisor,
+            settings.name,
+            self,
+            RestartIntensity(options.max_restarts, options.max_seconds),
+            options.shutdown,
+        )
+        self._topology: Optional[Topology] = None
+        self.is_stopping = False
+        """Whether a stop has begun."""
+        # Guards _topology and _carried, so that a push meets either the old generation, the new one, or _carried.
+        self._lock = threading.Lock()
+        self._carried: Optional[List[Message]] = None  # pushed while there is no generation to take it
+        self._cause: Optional[BaseException] = None
+        self._drain_error: Optional[DrainTimeoutError] = None
+        self._ended = Latch()
+
+    # For users' threads.
+
+    def start(self) -> None:
+        """
+        Start children and stages; what a child raises, or the lack of threads, ends all of it and is raised.
+        """
+        started: List[Any] = []
+        try:
+            for child in self._children:
+                child.start()
+                started.append(child)
+            self._supervisor.start()
+        except BaseException:
+            self._stop_children(started)
+            raise
+
+    def request_stop(self, seconds: float) -> None:
+        """
+        Begin the stop and return at once.
+        """
+        self.is_stopping = True
+        self._supervisor.stop(seconds)
+
+    def stop(self, seconds: float) -> None:
+        """
+        Stop, and wait for the end.
+
+        Raises:
+            DrainTimeoutError: Something was left behind. Once: a later call returns quietly.
+        """
+        self.request_stop(seconds)
+        if not self._ended.wait(seconds + GRACE):
+            stacks = self._supervisor.stacks()
+            text = "".join(f"; thread {name} is at:\n{stack}" for name, stack in stacks.items())
+            raise DrainTimeoutError(f"pipeline {self._settings.name!r} did not end in time{text}", 0, stacks)
+        error = self._drain_error
+        if error is not None:
+            self._drain_error = None
+            raise error
+
+    def join(self, timeout: Optional[float]) -> bool:
+        """
+        Wait for the end; whether it has come.
+        """
+        return self._ended.wait(timeout)
+
+    def raise_if_failed(self) -> None:
+        """
+        Raise PipelineFailedError from its cause if the pipeline gave up.
+        """
+        if self._cause is not None:
+            raise PipelineFailedError(
+                f"pipeline {self._settings.name!r} crashed more often than max_restarts allows and gave up: {self._cause!r}"
+            ) from self._cause
+
+    @property
+    def state(self) -> str:
+        """
+        ``"running"``, ``"draining"``, ``"stopped"`` or ``"failed"``.
+        """
+        if self._ended.is_open:
+            return "stopped" if self._cause is None else "failed"
+        return "draining" if self.is_stopping else "running"
+
+    def push(self, messages: List[Message]) -> None:
+        """
+        Hand over messages past demand and rate limit; during a restart, to the generation to come.
+
+        Raises:
+            NotRunningError: A stop has begun, or all producers have ended; nothing was taken.
+        """
+        while True:
+            with self._lock:
+                if self.is_stopping or self._ended.is_open:
+                    raise NotRunningError(f"pipeline {self._settings.name!r} is stopping and takes no more messages")
+                if self._carried is not None:
+                    self._carried += messages
+                    return
+                topology = self._topology
+            assert topology is not None
+            try:
+                topology.dispatcher.push(messages)
+                return
+            except NotRunningError:
+                if topology is self._topology and self._carried is None:
+                    raise
+
+    # For the supervisor.
+
+    def build(self) -> Topology:
+        """
+        Make the first generation, or the one after a restart, with what the last one left.
+        """
+        previous = self._topology
+        topology = Topology(self._settings, self.limit, previous.exhausted if previous is not None else set())
+        ready, held = previous.dispatcher.remove_all() if previous is not None else ([], [])
+        with self._lock:
+            self._topology = topology
+            carried, self._carried = self._carried or [], None
+        topology.carry_over(ready + carried, held)
+        return topology
+
+    def begin_restart(self) -> None:
+        """
+        From now on pushes wait for the next generation.
+        """
+        with self._lock:
+            self._carried = self._carried or []
+
+    def begin_stop(self) -> None:
+        """
+        From now on nothing is taken any more.
+        """
+        self.is_stopping = True
+
+    def leave_behind(self) -> int:
+        """
+        Take the right to acknowledge from what no stage has begun; return how many messages that were.
+        """
+        assert self._topology is not None
+        ready, held = self._topology.dispatcher.remove_all()
+        with self._lock:
+            carried, self._carried = self._carried or [], None
+        return sum(message.claim() for message in ready + held + carried)
+
+    def ended(self, cause: Optional[BaseException], error: Optional[DrainTimeoutError]) -> None:
+        """
+        The last thread has ended or was given up.
+        """
+        self._stop_children(self._children)
+        self._cause = cause
+        self._drain_error = error
+        self._on_end()
+        self._ended.open()
+
+    def _stop_children(self, children: List[Any]) -> None:
+        for child in reversed(children):
+            try:
+                child.stop()
+            except BaseException as error:  # a child's fault must not keep the others from stopping
+                log_error(f"{child!r}.stop() raised", error, self._settings.name, Names(self._settings.options).supervisor)
+
+    def forget(self) -> None:
+        """
+        In a forked child: whatever stage this very thread belongs to ends when its callback returns.
+
+        Only attributes are set: locks may be held by threads that do not exist here.
+        """
+        if self._topology is not None:
+            for stage in self._topology.stages:
+                stage.is_abandoned = True

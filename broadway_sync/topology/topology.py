@@ -1,0 +1,204 @@
+"""
+All stages of one generation, how they are connected, and in which order they end.
+
+.. code-block:: text
+
+    producers --> dispatcher --> processors --> batchers --> batch processors
+                 (rate limiter)
+
+A generation lives from a start, or a restart, until its last thread has ended. It ends layer by layer: the last source
+that closes closes the channels; processors end when their channel is empty; the last processor closes
+the batchers, which flush; batch processors end when their batcher has nothing left; then :attr:`Topology.drained`
+opens and producers terminate.
+"""
+
+from __future__ import annotations
+
+import threading
+from time import monotonic
+from typing import Any, Dict, Iterable, List, Optional, Set
+
+from ..core.restart_intensity import RestartIntensity
+from ..message import Message
+from ..options import PipelineOptions
+from ..runtime.wait_list import Latch
+from .batch_processor_stage import BatchProcessorStage
+from .batcher_stage import BatcherStage
+from .dispatcher import Dispatcher
+from .processor_stage import ProcessorStage
+from .producer_stage import ProducerStage, make_factory
+from .rate_limiter import RateLimiter, SharedRateLimit
+from .settings import Settings
+
+
+class Names:
+    """
+    The names of stages and threads. Follows Broadway 1.3, ``topology.ex``, ``process_name``.
+    """
+
+    def __init__(self, options: PipelineOptions) -> None:
+        self._options = options
+        self._prefix = f"{options.name}.Broadway."
+        self.supervisor = self._prefix + "Supervisor"
+        self.rate_limiter = self._prefix + "RateLimiter"
+        self.producer = self._prefix + "Producer"
+        self.processor = f"{self._prefix}Processor_{options.processor_key}"
+
+    def batcher(self, key: str) -> str:
+        """
+        Return the name of a batcher.
+        """
+        return f"{self._prefix}Batcher_{key}"
+
+    def batch_processor(self, key: str) -> str:
+        """
+        Return the name of a batcher's batch processors, without the index.
+        """
+        return f"{self._prefix}BatchProcessor_{key}"
+
+    def producers(self) -> List[str]:
+        """
+        Return the names of all producers.
+        """
+        return [f"{self.producer}_{index}" for index in range(self._options.producer.concurrency)]
+
+    def topology(self) -> Dict[str, List[Dict[str, Any]]]:
+        """
+        Return what :meth:`Pipeline.topology` documents.
+        """
+        options = self._options
+        return {
+            "producers": [{"name": self.producer, "concurrency": options.producer.concurrency}],
+            "processors": [
+                {
+                    "name": self.processor,
+                    "processor_key": options.processor_key,
+                    "concurrency": options.processor.concurrency,
+                }
+            ],
+            "batchers": [
+                {
+                    "batcher_name": self.batcher(key),
+                    "batcher_key": key,
+                    "name": self.batch_processor(key),
+                    "concurrency": batcher.concurrency,
+                }
+                for key, batcher in options.batchers.items()
+            ],
+        }
+
+
+class Topology:
+    """
+    One generation of stages. Its owner is the supervisor; stages know each other only as far as they are connected.
+    """
+
+    def __init__(self, settings: Settings, limit: Optional[SharedRateLimit], exhausted: Set[int]) -> None:
+        """
+        Args:
+            exhausted: Indexes of the producers that have reached the end of their stream.
+        """
+        self._settings = settings
+        self._exhausted = exhausted
+        self._names = names = Names(settings.options)
+        self.drained = Latch()
+        """Opened when everything that was taken is acknowledged, or given up."""
+        limiter = None if limit is None else RateLimiter(names.rate_limiter, limit)
+        self.dispatcher = Dispatcher(settings.options.processor, settings.options.producer.concurrency, limiter, settings.name)
+        self._batchers = {key: BatcherStage(key, names.batcher(key), settings) for key in settings.options.batchers}
+        self._batch_processors = [stage for batcher in self._batchers.values() for stage in self._build_batch_processors(batcher)]
+        self._processors = self.dispatcher.processors = self._build_processors()
+        self.producers = self._build_producers()
+        self._are_batchers_closed = False
+        # Consumers first: when a producer's thread starts, everything behind it is there.
+        self.stages: List[Any] = [*self._batch_processors, *self._batchers.values(), *self._processors]
+        self.stages += [limiter] if limiter is not None else []
+        self.stages += self.producers
+        self._alive = set(self.stages)
+
+    def _build_processors(self) -> List[ProcessorStage]:
+        name, concurrency = self._names.processor, self._settings.options.processor.concurrency
+        return [
+            ProcessorStage(index, f"{name}_{index}", self._settings, self.dispatcher.channel_of(index), self._batchers)
+            for index in range(concurrency)
+        ]
+
+    def _build_batch_processors(self, batcher: BatcherStage) -> List[BatchProcessorStage]:
+        name = self._names.batch_processor(batcher.key)
+        return [
+            BatchProcessorStage(index, f"{name}_{index}", self._settings, batcher) for index in range(len(batcher.inboxes))
+        ]
+
+    def _build_producers(self) -> List[ProducerStage]:
+        options = self._settings.options.producer
+        make = make_factory(options.module)
+        # One budget for all producers; the lock guards it, and is innermost.
+        intensity = RestartIntensity(2 * options.concurrency, options.concurrency)
+        lock = threading.Lock()
+
+        def restart() -> bool:
+            with lock:
+                return intensity.allows(monotonic())
+
+        return [
+            ProducerStage(
+                index, name, self._settings, make, self.dispatcher.sources[index], restart, self.drained
+            )
+            for index, name in enumerate(self._names.producers())
+            if index not in self._exhausted
+        ]
+
+    def carry_over(self, pushed: List[Message], held: List[Message]) -> None:
+        """
+        Take over messages of the generation before, and close the sources that will bring none.
+        """
+        if pushed:
+            self.dispatcher.push(pushed)
+        if held:
+            self.dispatcher.sources[0].offer(held)
+        for index in self._exhausted:
+            self.dispatcher.sources[index].close()
+
+    @property
+    def exhausted(self) -> Set[int]:
+        """
+        Indexes of the producers that have reached the end of their stream by now.
+        """
+        return self._exhausted | {producer.index for producer in self.producers if producer.is_exhausted}
+
+    def drain(self, reason: str) -> None:
+        """
+        Begin the end: producers stop their sources and hand over their last messages.
+        """
+        for producer in self.producers:
+            producer.drain(reason)
+
+    def close_sources(self) -> None:
+        """
+        Go on without producers that do not come back.
+        """
+        for source in self.dispatcher.sources:
+            source.close()
+
+    def stage_ended(self, stage: Any) -> None:
+        """
+        Let the next layer end once a layer has.
+        """
+        self._alive.discard(stage)
+        if not self._alive.isdisjoint(self._processors):
+            return
+        if not self._are_batchers_closed:
+            self._are_batchers_closed = True
+            for batcher in self._batchers.values():
+                batcher.close()
+        if self._alive.isdisjoint(self._batch_processors):
+            self.drained.open()
+
+    def abandon(self, stages: Iterable[Any]) -> int:
+        """
+        Give up on these stages and unpark their threads; return how many messages were left unacknowledged.
+        """
+        left = sum(stage.abandon() for stage in stages)
+        self.dispatcher.close()
+        self.drained.open()
+        return left
