@@ -5,7 +5,7 @@ Acknowledgers, and how outcomes reach them: once for each message, grouped by ``
 from __future__ import annotations
 
 import threading
-from typing import Any, Dict, Hashable, Iterable, List, Sequence, Tuple
+from typing import Any, Dict, Hashable, Iterable, List, Sequence, Tuple, cast
 
 from .log import log_error, safe_repr
 from .message import Message
@@ -143,7 +143,7 @@ def _group(messages: Sequence[Message], groups: Dict[Hashable, Group], column: i
     Claim *messages* and add them to their groups, as successful (column 2) or failed (column 3).
     """
     # The messages of a step mostly share acknowledger and ref: the last group is tried before the dict.
-    last_acknowledger = last_ref = append = _group  # something that is no acknowledger
+    last_acknowledger = last_ref = append = cast(Any, _group)  # something that is no acknowledger
     for message in messages:
         try:
             del message._claim  # the inlined Message.claim()
@@ -152,7 +152,9 @@ def _group(messages: Sequence[Message], groups: Dict[Hashable, Group], column: i
         try:
             acknowledger, ack_ref, _ = message.acknowledger
         except (TypeError, ValueError) as error:
-            log_error(f"not an (acknowledger, ack_ref, ack_data): {safe_repr(message.acknowledger)}", error, pipeline, stage)
+            log_error(
+                f"not an (acknowledger, ack_ref, ack_data): {safe_repr(message.acknowledger)}", error, pipeline, stage
+            )
             continue
         if acknowledger is not last_acknowledger or ack_ref is not last_ref:
             append = _find_group(groups, acknowledger, ack_ref)[column].append

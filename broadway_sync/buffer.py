@@ -160,7 +160,9 @@ class BufferProducer(Producer):
         Check that ``buffer``, and nothing else, is given.
         """
         if set(options) != {"buffer"} or not isinstance(options["buffer"], Buffer):
-            raise ConfigurationError(f"producer.module: BufferProducer expects {{'buffer': Buffer}}, got: {safe_repr(options)}")
+            raise ConfigurationError(
+                f"producer.module: BufferProducer expects {{'buffer': Buffer}}, got: {safe_repr(options)}"
+            )
         return options
 
     def init(self) -> None:

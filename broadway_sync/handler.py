@@ -48,9 +48,7 @@ class Handler:
         """
         raise NotImplementedError
 
-    def handle_batch(
-        self, batcher: str, messages: List[Message], batch_info: BatchInfo, context: Any
-    ) -> List[Message]:
+    def handle_batch(self, batcher: str, messages: List[Message], batch_info: BatchInfo, context: Any) -> List[Message]:
         """
         Required with batchers: handle one batch.
 
@@ -77,7 +75,7 @@ def find_callback(handler: Any, name: str) -> Optional[Callback]:
     callback = getattr(handler, name, None)
     if getattr(callback, "__func__", callback) is getattr(Handler, name):
         return None
-    return callback  # type: ignore[no-any-return]
+    return callback
 
 
 _ARGUMENTS = {

@@ -33,15 +33,17 @@ class IterableProducer(Producer):
     """
     Takes its messages from an iterable, endless or not, and ends the pipeline when that is exhausted.
 
-    Items that are no Message become the data of one, which nobody is told of; with a transformer they are given to it as
-    they are. Takes ``concurrency`` 1 only. Each ``start()`` calls ``iter(iterable)`` once: after a crash the producer goes
-    on with the same iterator. An iterator that blocks for ever cannot be stopped: the stop leaves it behind.
+    Items that are no Message become the data of one that nobody is told of; with a transformer they are given to
+    it as they are. Takes ``concurrency`` 1 only. Each ``start()`` calls ``iter(iterable)`` once: after a crash the
+    producer goes on with the same iterator. An iterator that blocks for ever cannot be stopped: a stop leaves
+    it behind.
 
     Args:
         iterable: Anything that ``iter`` takes.
     """
 
     poll_interval = 0.0
+    max_concurrency = 1
 
     def __init__(self, iterable: Iterable[Any]) -> None:
         self._iterator = iter(iterable)
@@ -54,7 +56,9 @@ class IterableProducer(Producer):
         Check that ``iterable``, and nothing else, is given.
         """
         if set(options) != {"iterable"}:
-            raise ConfigurationError(f"producer.module: IterableProducer expects {{'iterable': ...}}, got: {safe_repr(options)}")
+            raise ConfigurationError(
+                f"producer.module: IterableProducer expects {{'iterable': ...}}, got: {safe_repr(options)}"
+            )
         iterable = options["iterable"]
         if not hasattr(type(iterable), "__iter__") and not hasattr(type(iterable), "__getitem__"):
             raise ConfigurationError(f"producer.module: expected an iterable, got: {safe_repr(iterable)}")

@@ -138,7 +138,7 @@ class Message:
         configure = getattr(acknowledger, "configure", None)
         if configure is None:
             raise AckConfigurationError(
-                f"the acknowledger {acknowledger!r} cannot be configured: it has no configure(ack_ref, ack_data, options)"
+                f"the acknowledger {acknowledger!r} has no configure(ack_ref, ack_data, options): it takes no options"
             )
         self.acknowledger = (acknowledger, ack_ref, configure(ack_ref, ack_data, options))
         return self

@@ -86,7 +86,9 @@ _optional_transformer = _rule(
 )
 
 
-def _option(default: Any, validator: Optional[Validator], doc: str, converter: Optional[Callable[[Any], Any]] = None) -> Any:
+def _option(
+    default: Any, validator: Optional[Validator], doc: str, converter: Optional[Callable[[Any], Any]] = None
+) -> Any:
     return attrs.field(default=default, validator=validator, converter=converter, metadata={"doc": doc})
 
 
@@ -141,7 +143,9 @@ class ProcessorOptions:
     """
 
     concurrency: int = _option(attrs.Factory(_default_concurrency), _positive_int, "number of processors")
-    max_demand: int = _option(10, _positive_int, "messages demanded and not yet handled, for each processor and producer")
+    max_demand: int = _option(
+        10, _positive_int, "messages demanded and not yet handled, for each processor and producer"
+    )
     min_demand: int = _option(
         attrs.Factory(lambda self: self.max_demand // 2 if _is_int(self.max_demand, 1) else 0, takes_self=True),
         _int_from_zero,
@@ -227,9 +231,13 @@ class PipelineOptions:
     )
     context: Any = _option(None, None, "handed as it is to every callback; shared by all threads")
     shutdown: float = _option(30.0, _positive_seconds, "how long a graceful stop may take")
-    max_restarts: int = _option(3, _int_from_zero, "restarts of the whole pipeline within max_seconds before it gives up")
+    max_restarts: int = _option(
+        3, _int_from_zero, "restarts of the whole pipeline within max_seconds before it gives up"
+    )
     max_seconds: float = _option(5.0, _positive_seconds, "the time in which restarts are counted")
-    resubscribe_interval: float = _option(0.1, _seconds_from_zero, "pause between a producer's crash and its next demand")
+    resubscribe_interval: float = _option(
+        0.1, _seconds_from_zero, "pause between a producer's crash and its next demand"
+    )
     partition_by: Optional[PartitionBy] = _option(
         None, _optional_partition_by, "inherited by processors and batchers that set none"
     )

@@ -35,4 +35,6 @@ def _encode(value: Any) -> bytes:
     if isinstance(value, tuple):
         parts = [_encode(part) for part in value]
         return b"t" + b"".join(b"%d:%s" % (len(part), part) for part in parts)
-    raise TypeError(f"partition_key() expects a str, bytes, number, None or a tuple of such, got: {type(value).__name__}")
+    raise TypeError(
+        f"partition_key() expects a str, bytes, number, None or a tuple of such, got: {type(value).__name__}"
+    )

@@ -150,8 +150,8 @@ class Pipeline:
         """
         Drain and end: take nothing new, handle and acknowledge what is there.
 
-        Idempotent; on a pipeline that never started it does nothing. From a callback of this pipeline it only begins the
-        stop.
+        Idempotent; on a pipeline that never started it does nothing. From a callback of this pipeline it only begins
+        the stop.
 
         Args:
             timeout: Seconds for all of it, >= 0; default the option ``shutdown``. If a stop is under way the earlier
@@ -362,6 +362,9 @@ def _validate_producer(options: PipelineOptions) -> PipelineOptions:
     cls, given = module
     if not issubclass(cls, Producer):
         raise ConfigurationError(f"producer.module: expected a subclass of broadway_sync.Producer, got: {cls!r}")
+    if cls.max_concurrency is not None and options.producer.concurrency > cls.max_concurrency:
+        rule = f"expected at most {cls.max_concurrency} for {cls.__name__}"
+        raise ConfigurationError(f"producer.concurrency: {rule}, got: {options.producer.concurrency}")
     return attrs.evolve(options, producer=attrs.evolve(options.producer, module=(cls, cls.validate_options(given))))
 
 

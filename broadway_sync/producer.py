@@ -4,7 +4,7 @@ The interface of producers, and what the runtime gives them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Iterable, List, Mapping, Tuple
+from typing import TYPE_CHECKING, Any, Iterable, List, Mapping, Optional, Tuple
 
 from .log import safe_repr
 from .message import Message
@@ -83,6 +83,9 @@ class Producer:
 
     buffer_size: int = 1000
     """Messages that ``stage.emit`` lets wait for a processor before it blocks."""
+
+    max_concurrency: Optional[int] = None
+    """The largest ``concurrency`` that makes sense for this producer; None for any."""
 
     stage: Stage
     """Set by the runtime before :meth:`init`."""

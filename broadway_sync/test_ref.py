@@ -55,7 +55,9 @@ class TestRef:
                 ok, not_ok = self.receive(max(0.0, deadline - monotonic()))
             except TimeoutError:
                 done = len(successful) + len(failed)
-                raise TimeoutError(f"{done} of {count} test messages were acknowledged within {timeout:g} seconds") from None
+                raise TimeoutError(
+                    f"{done} of {count} test messages were acknowledged within {timeout:g} seconds"
+                ) from None
             successful += ok
             failed += not_ok
         return successful, failed

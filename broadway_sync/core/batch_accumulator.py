@@ -23,7 +23,18 @@ class Batch:
     ``OPEN`` -> ``CUT`` (by size, flush or stop) or ``OPEN`` -> ``DUE`` (timed out, still filling) -> ``CUT``.
     """
 
-    __slots__ = ("accumulator", "deadline", "is_blocked", "is_default", "key", "messages", "partition", "state", "successor", "trigger")
+    __slots__ = (
+        "accumulator",
+        "deadline",
+        "is_blocked",
+        "is_default",
+        "key",
+        "messages",
+        "partition",
+        "state",
+        "successor",
+        "trigger",
+    )
 
     def __init__(self, key: Hashable, partition: Optional[int], deadline: float, accumulator: Any) -> None:
         self.key = key
@@ -58,6 +69,8 @@ class BatchAccumulator:
         self._timeout = batch_timeout
         # A size, or 0 and a function that decides.
         self._size = 0 if isinstance(batch_size, tuple) else batch_size
+        self._initial: Any
+        self._function: Any
         self._initial, self._function = batch_size if isinstance(batch_size, tuple) else (None, None)
         self._open: Dict[Optional[int], Dict[Hashable, Batch]] = {}
         self._due: Dict[Tuple[Optional[int], Hashable], Batch] = {}
@@ -180,7 +193,6 @@ class BatchAccumulator:
         return is_end
 
     def _decide(self, message: Message, accumulator: Any) -> Tuple[bool, Any]:
-        assert self._function is not None
         returned = self._function(message, accumulator)
         if isinstance(returned, tuple) and len(returned) == 2 and returned[0] in ("emit", "cont"):
             return returned[0] == "emit", returned[1]

@@ -59,8 +59,9 @@ class ThreadSupervisor:
     """
     One pipeline's threads, from the first start until the last one has ended or was given up.
 
-    A *generation* (see ``topology.py``) has ``stages``, each with ``name``, ``run()``, ``abandon()``; ``producers``, those
-    among them that are not resumed; ``drain(reason)``, ``close_sources()``, ``stage_ended(stage)`` and ``abandon(stages)``.
+    A *generation* (see ``topology.py``) has ``stages``, each with ``name``, ``run()``, ``abandon()``; ``producers``,
+    those among them that are not resumed; ``drain(reason)``, ``close_sources()``, ``stage_ended(stage)`` and
+    ``abandon(stages)``.
     """
 
     def __init__(
@@ -73,8 +74,8 @@ class ThreadSupervisor:
     ) -> None:
         """
         Args:
-            owner: The run: ``build() -> generation``, ``begin_restart()``, ``begin_stop()``, ``leave_behind() -> int`` and
-                ``ended(cause, drain_error)``.
+            owner: The run: ``build() -> generation``, ``begin_restart()``, ``begin_stop()``, ``leave_behind() -> int``
+                and ``ended(cause, drain_error)``.
         """
         self._name = name
         self._pipeline = pipeline
@@ -265,5 +266,3 @@ def describe_threads(threads: Iterable[threading.Thread]) -> Dict[str, str]:
         lines: List[str] = traceback.format_stack(frame) if frame is not None else ["  (ended)\n"]
         stacks[thread.name] = "".join(lines)
     return stacks
-
-

@@ -2,8 +2,8 @@
 Every event of a pipeline.
 
 A stage's events are spans: ``start`` with the measurements ``system_time`` and ``monotonic_time``, then ``stop`` or
-``exception`` with ``duration`` and ``monotonic_time``, all integer nanoseconds. The metadata of an ``exception`` event is
-that of ``start`` with ``kind``, ``reason`` (the exception) and ``stacktrace``. All events of one span carry the same
+``exception`` with ``duration`` and ``monotonic_time``, all integer nanoseconds. The metadata of an ``exception`` event
+is that of ``start`` with ``kind``, ``reason`` (the exception) and ``stacktrace``. All events of one span carry the same
 ``telemetry_span_context``. ``producer`` is ``(module, options)`` with credentials masked.
 
 Follows Broadway 1.3, ``lib/broadway.ex``, section Telemetry.
@@ -35,7 +35,8 @@ METADATA: Dict[Tuple[str, ...], str] = {
     BATCH_PROCESSOR + ("start",): "topology_name, name, index, batcher_key, messages, batch_info, context, producer",
     BATCH_PROCESSOR + ("stop",): "topology_name, name, index, batcher_key, successful_messages, failed_messages, "
     "batch_info, context, producer",
-    BATCH_PROCESSOR + ("exception",): "a crash of the stage itself; what handle_batch raises is in the messages' reason",
+    BATCH_PROCESSOR
+    + ("exception",): "a crash of the stage itself; what handle_batch raises is in the messages' reason",
     HANDLE_FAILED + ("start",): "topology_name, name, module (the handler), messages, context",
     HANDLE_FAILED + ("stop",): "the same, with the messages that handle_failed returned",
     HANDLE_FAILED + ("exception",): "handle_failed raised",

@@ -105,7 +105,9 @@ def list_handlers(prefix: Event = ()) -> List[EventHandler]:
     """
     prefix = tuple(prefix)
     with _lock:
-        return [handler for event, attached in handlers.items() if event[: len(prefix)] == prefix for handler in attached]
+        return [
+            handler for event, attached in handlers.items() if event[: len(prefix)] == prefix for handler in attached
+        ]
 
 
 def execute(event: Event, measurements: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:

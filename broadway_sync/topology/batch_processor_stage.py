@@ -155,5 +155,6 @@ class BatchProcessorStage:
         for message in missing:
             message.status, message.reason = "error", InvalidReturnError("handle_batch did not return this message")
         if missing or len(returned) != len(messages):
-            text = f"handle_batch received {len(messages)} messages and returned {len(returned)}, {len(missing)} are missing"
-            log_error(f"{text}; all that it was given must be returned", None, self._settings.name, self.name)
+            counts = f"{len(messages)} messages and returned {len(returned)}, {len(missing)} are missing"
+            text = f"handle_batch received {counts}; all that it was given must be returned"
+            log_error(text, None, self._settings.name, self.name)

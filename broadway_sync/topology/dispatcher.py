@@ -2,8 +2,8 @@
 The way from producers to processors.
 
 A producer hands messages over through its :class:`Source`; they are cut into chunks and wait in a :class:`Channel`
-until a processor takes them. Without ``partition_by`` there is one channel, and any idle processor takes the next chunk;
-with it every processor has its own.
+until a processor takes them. Without ``partition_by`` there is one channel, and any idle processor takes the next
+chunk; with it every processor has its own.
 
 Handing over takes the lock of the source (it has few users: the producer's thread, ``emit``, pushes); taking a
 chunk and giving its credit back takes no lock at all.

@@ -9,7 +9,7 @@ from typing import Any, Callable, List, Optional
 
 from ..core.restart_intensity import RestartIntensity
 from ..errors import DrainTimeoutError, NotRunningError, PipelineFailedError
-from ..log import log_error
+from ..log import log_error, safe_repr
 from ..message import Message
 from ..runtime.supervisor import ThreadSupervisor
 from ..runtime.wait_list import Latch
@@ -104,9 +104,8 @@ class Run:
         Raise PipelineFailedError from its cause if the pipeline gave up.
         """
         if self._cause is not None:
-            raise PipelineFailedError(
-                f"pipeline {self._settings.name!r} crashed more often than max_restarts allows and gave up: {self._cause!r}"
-            ) from self._cause
+            text = f"pipeline {self._settings.name!r} crashed more often than max_restarts allows and gave up"
+            raise PipelineFailedError(f"{text}: {safe_repr(self._cause)}") from self._cause
 
     @property
     def state(self) -> str:
@@ -193,7 +192,8 @@ class Run:
             try:
                 child.stop()
             except BaseException as error:  # a child's fault must not keep the others from stopping
-                log_error(f"{child!r}.stop() raised", error, self._settings.name, Names(self._settings.options).supervisor)
+                name = Names(self._settings.options).supervisor
+                log_error(f"{safe_repr(child)}.stop() raised", error, self._settings.name, name)
 
     def forget(self) -> None:
         """

@@ -104,9 +104,13 @@ class Topology:
         self.drained = Latch()
         """Opened when everything that was taken is acknowledged, or given up."""
         limiter = None if limit is None else RateLimiter(names.rate_limiter, limit)
-        self.dispatcher = Dispatcher(settings.options.processor, settings.options.producer.concurrency, limiter, settings.name)
+        self.dispatcher = Dispatcher(
+            settings.options.processor, settings.options.producer.concurrency, limiter, settings.name
+        )
         self._batchers = {key: BatcherStage(key, names.batcher(key), settings) for key in settings.options.batchers}
-        self._batch_processors = [stage for batcher in self._batchers.values() for stage in self._build_batch_processors(batcher)]
+        self._batch_processors = [
+            stage for batcher in self._batchers.values() for stage in self._build_batch_processors(batcher)
+        ]
         self._processors = self.dispatcher.processors = self._build_processors()
         self.producers = self._build_producers()
         self._are_batchers_closed = False
@@ -126,7 +130,8 @@ class Topology:
     def _build_batch_processors(self, batcher: BatcherStage) -> List[BatchProcessorStage]:
         name = self._names.batch_processor(batcher.key)
         return [
-            BatchProcessorStage(index, f"{name}_{index}", self._settings, batcher) for index in range(len(batcher.inboxes))
+            BatchProcessorStage(index, f"{name}_{index}", self._settings, batcher)
+            for index in range(len(batcher.inboxes))
         ]
 
     def _build_producers(self) -> List[ProducerStage]:
@@ -141,9 +146,7 @@ class Topology:
                 return intensity.allows(monotonic())
 
         return [
-            ProducerStage(
-                index, name, self._settings, make, self.dispatcher.sources[index], restart, self.drained
-            )
+            ProducerStage(index, name, self._settings, make, self.dispatcher.sources[index], restart, self.drained)
             for index, name in enumerate(self._names.producers())
             if index not in self._exhausted
         ]
@@ -198,7 +201,7 @@ class Topology:
         """
         Give up on these stages and unpark their threads; return how many messages were left unacknowledged.
         """
-        left = sum(stage.abandon() for stage in stages)
+        left: int = sum(stage.abandon() for stage in stages)
         self.dispatcher.close()
         self.drained.open()
         return left
