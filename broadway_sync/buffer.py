@@ -106,14 +106,17 @@ class Buffer:
         Remove and return up to *count* messages, the oldest first, without waiting.
 
         Raises:
-            EndOfStream: The buffer is closed and empty.
+            EndOfStream: The buffer is closed, and empty now; carries the last messages.
         """
         with self._not_full:
-            if self._is_closed and not self._messages:
-                raise EndOfStream
             messages = [self._messages.popleft() for _ in range(min(count, len(self._messages)))]
             self._not_full.notify(len(messages))
-        return messages
+            if not self._is_closed or self._messages:
+                return messages
+            stages = list(self._stages)
+        for stage in stages:  # the other producers of this buffer
+            stage.wake()
+        raise EndOfStream(messages)
 
     def attach(self, stage: Any) -> None:
         """
@@ -183,8 +186,8 @@ class BufferProducer(Producer):
         """
         try:
             return self._buffer.take(len(self._buffer))
-        except EndOfStream:
-            return ()
+        except EndOfStream as end:
+            return end.messages
 
     def terminate(self, reason: Any) -> None:
         """

@@ -51,5 +51,5 @@ def log_info(text: str, pipeline: str, stage: str) -> None:
 def _log(level: int, text: str, error: Optional[BaseException], pipeline: str, stage: str) -> None:
     try:
         logger.log(level, "[%s] %s", stage, text, exc_info=error, extra={"pipeline": pipeline, "stage": stage})
-    except Exception:  # a log handler that raises has no one left to tell
+    except BaseException:  # a log handler that raises has no one left to tell
         pass

@@ -207,7 +207,7 @@ def _to_producer(value: Any) -> ProducerOptions:
 def _to_processors(value: Any) -> Dict[str, ProcessorOptions]:
     processors = _build_group(ProcessorOptions, value, "processors")
     if len(processors) != 1:
-        raise _mistake("processors", f"expected a mapping with exactly one key, got: {', '.join(processors) or 'none'}")
+        raise _mistake("processors", f"expected a mapping with exactly one key, got: {safe_repr(value)}")
     return processors
 
 

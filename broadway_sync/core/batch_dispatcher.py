@@ -37,6 +37,13 @@ class BatchDispatcher:
         """
         return not any(self._queues) and len(self._idle) == self._concurrency
 
+    @property
+    def idle_count(self) -> int:
+        """
+        Number of batch processors without a batch.
+        """
+        return len(self._idle)
+
     def offer(self, batch: Batch) -> None:
         """
         Queue a batch.

@@ -26,7 +26,7 @@ class Serial:
     def __init__(self, after: Callable[[], None]) -> None:
         """
         Args:
-            after: Called when the queue has been emptied, still under the lock.
+            after: Called after each step, still under the lock.
         """
         self.pending: Deque[Step] = deque()
         self._after = after
@@ -44,7 +44,7 @@ class Serial:
                 while pending:
                     step, one, two = pending.popleft()
                     step(one, two)
-                self._after()
+                    self._after()
             finally:
                 lock.release()
 

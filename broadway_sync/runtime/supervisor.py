@@ -74,8 +74,8 @@ class ThreadSupervisor:
     ) -> None:
         """
         Args:
-            owner: The run: ``build() -> generation``, ``begin_restart()``, ``begin_stop()``, ``leave_behind() -> int``
-                and ``ended(cause, drain_error)``.
+            owner: The run: ``build(is_last) -> generation``, ``begin_restart()``, ``begin_stop()``,
+                ``has_left_over() -> bool``, ``leave_behind() -> int`` and ``ended(cause, drain_error)``.
         """
         self._name = name
         self._pipeline = pipeline
@@ -85,6 +85,7 @@ class ThreadSupervisor:
         self._events: SimpleQueue[Tuple[str, Any, Any]] = SimpleQueue()
         self._generation: Any = None
         self._threads: Dict[StageThread, Any] = {}
+        self._is_last = False  # whether the generation is there only to handle what the one before it left
         self._drain: Optional[Drain] = None
         self._left_behind = 0
         self._hung: Dict[str, str] = {}
@@ -97,7 +98,7 @@ class ThreadSupervisor:
             RuntimeError: The system has no thread left; those that were started end again.
         """
         try:
-            self._start_generation()
+            self._start_generation(is_last=False)
             thread = StageThread(self._name, self._run, self._died, self._owner)
             thread.start()
         except BaseException:
@@ -119,8 +120,9 @@ class ThreadSupervisor:
         threads = [thread for thread in threading.enumerate() if getattr(thread, "owner", None) is self._owner]
         return describe_threads(threads)
 
-    def _start_generation(self) -> None:
-        self._generation = self._owner.build()
+    def _start_generation(self, *, is_last: bool) -> None:
+        self._generation = self._owner.build(is_last=is_last)
+        self._is_last = is_last
         for stage in self._generation.stages:
             self._spawn(stage)
 
@@ -220,17 +222,25 @@ class ThreadSupervisor:
         """
         drain = self._drain
         if drain is not None and drain.reason == RESTART:
-            self._report(drain)
+            self._report_restart(drain)
             self._left_behind, self._hung, self._drain = 0, {}, None
-            self._start_generation()
+            self._start_generation(is_last=False)
             log_warning("the pipeline was restarted", self._pipeline, self._name)
             return True
+        if self._owner.has_left_over() and not self._is_last and (drain is None or not drain.deadline.is_over()):
+            self._start_generation(is_last=True)  # a stop came while a restart was under way, or all processors died
+            return True
         self._left_behind += self._owner.leave_behind()
-        error = self._report(drain)
+        error = self._drain_error(drain)
         self._owner.ended(drain.cause if drain is not None and drain.reason == FAIL else None, error)
         return False
 
-    def _report(self, drain: Optional[Drain]) -> Optional[DrainTimeoutError]:
+    def _report_restart(self, drain: Drain) -> None:
+        error = self._drain_error(drain)
+        if error is not None:
+            log_error(str(error), None, self._pipeline, self._name)
+
+    def _drain_error(self, drain: Optional[Drain]) -> Optional[DrainTimeoutError]:
         if not self._left_behind and not self._hung:
             return None
         text = f"pipeline {self._pipeline!r} did not drain"
@@ -238,7 +248,6 @@ class ThreadSupervisor:
         text += f": {self._left_behind} messages were left behind, neither acknowledged nor failed"
         for name, stack in self._hung.items():
             text += f"; thread {name} had not ended, it was at:\n{stack}"
-        log_error(text, None, self._pipeline, self._name)
         return DrainTimeoutError(text, self._left_behind, self._hung)
 
     def _died(self, thread: Any, error: Optional[BaseException]) -> None:

@@ -16,7 +16,7 @@ from ..message import Message
 from ..telemetry.events import BATCH_PROCESSOR
 from ..telemetry.registry import Span, handlers
 from .batcher_stage import BatcherStage
-from .outcome import drop_frame, invalid_return, settle
+from .outcome import drop_frame, invalid_return, log_lost, settle
 from .processor_stage import Outcome
 from .settings import Settings
 
@@ -41,8 +41,10 @@ class BatchProcessorStage:
         """
         Handle batches until the batcher has no more.
         """
-        if self._batch is not None:  # a thread died with it; this is the one that took its place
-            self._put_down(self._batch)
+        lost = self._batcher.lost_batch(self.index)
+        if lost is not None:  # a thread died with it; this is the one that took its place
+            log_lost(len(lost.messages), self._settings.name, self.name)
+            self._put_down(lost)
         while True:
             batch = self._inbox.get()
             if batch is None or self.is_abandoned:
@@ -141,15 +143,15 @@ class BatchProcessorStage:
         """
         expected = "handle_batch must return a list of the messages that it was given"
         if isinstance(returned, (str, bytes, dict, Message)):
-            raise invalid_return(expected, returned)
+            raise invalid_return(expected, returned, "messages")
         try:
             returned = list(returned)
         except TypeError:
-            raise invalid_return(expected, returned) from None
+            raise invalid_return(expected, returned, "messages") from None
         given = {id(message) for message in messages}
         for message in returned:
             if id(message) not in given:
-                raise invalid_return(f"{expected}, one element was not of this batch", message)
+                raise invalid_return(f"{expected}, one element was not of this batch", message, "messages")
         present = {id(message) for message in returned}
         missing = [message for message in messages if id(message) not in present]
         for message in missing:

@@ -8,6 +8,7 @@ until the oldest open batch is due, so a message costs no thread switch here.
 
 from __future__ import annotations
 
+import math
 from queue import SimpleQueue
 from time import monotonic
 from typing import Any, Iterable, List, Optional, Tuple
@@ -29,8 +30,9 @@ class BatcherStage:
     """
     Open batches, batches that wait for a batch processor, and the gate that stops processors when there are too many.
 
-    Bounds, with K processors: batches that wait hold less than ``K * max_demand`` messages when a processor passes
-    the gate, and each processor adds one chunk at a time.
+    Bounds, with K processors: batches that wait hold less than ``K * max_demand * concurrency`` messages when a
+    processor passes the gate (``K * max_demand`` when all batch processors are busy), and each processor adds one
+    chunk at a time.
     Follows Broadway 1.3, ``batcher_stage.ex``.
     """
 
@@ -43,6 +45,7 @@ class BatcherStage:
         self._concurrency = options.concurrency
         self.inboxes: List[SimpleQueue[Optional[Batch]]] = [SimpleQueue() for _ in range(options.concurrency)]
         """One for each batch processor: its next batch, or None when there will be none. Never holds more than one."""
+        self._assigned: List[Optional[Batch]] = [None] * options.concurrency
         self._serial = Serial(self._hand_out)
         # Owned by who runs _serial:
         self._accumulator = BatchAccumulator(options.batch_size, options.batch_timeout)
@@ -112,6 +115,13 @@ class BatcherStage:
         """
         self._post(self._finish, index, batch)
 
+    def lost_batch(self, index: int) -> Optional[Batch]:
+        """
+        Return the batch that the last thread of batch processor *index* had in hand when it died, if any.
+        """
+        # It was put into the inbox before it was noted: noted and not in the inbox, it was taken out.
+        return self._assigned[index] if self.inboxes[index].empty() else None
+
     def close(self) -> None:
         """
         No message will be added any more: flush everything, then let the batch processors end.
@@ -129,7 +139,10 @@ class BatcherStage:
                 continue
             pause = deadline - monotonic()
             if pause > 0:
-                self._timer.wait_for(lambda: self._is_ended, pause)
+                self._timer.wait_for(lambda: self._deadline != deadline or self._is_ended, pause)  # noqa: B023
+                continue
+            # Somebody else may be running the steps: until ours has had its turn there is nothing to look for.
+            self._deadline = math.inf
             self._post(self._expire, None, None)
 
     def abandon(self) -> int:
@@ -183,12 +196,14 @@ class BatcherStage:
         self._accumulator.add(messages, partition, monotonic())
 
     def _finish(self, index: int, batch: Batch) -> None:
+        self._assigned[index] = None
         batch.messages = []  # the calendar may know the batch until it would have been due
         self._dispatcher.finish(index, batch)
 
     def _expire(self, _: Any, __: Any) -> None:
         self._accumulator.expire(monotonic())
         self._deadline = self._accumulator.next_deadline()
+        self._timer.wake()
 
     def _close(self, _: Any, __: Any) -> None:
         self._accumulator.flush()
@@ -207,6 +222,7 @@ class BatcherStage:
             for index, batch in dispatcher.assign():
                 accumulator.close(batch)
                 self.inboxes[index].put(batch)
+                self._assigned[index] = batch  # after it is in the inbox, see lost_batch()
         self._move_gate(accumulator.waiting)
         if self._deadline is None and accumulator.open_count:
             self._deadline = accumulator.next_deadline()
@@ -215,11 +231,11 @@ class BatcherStage:
             self._end()
 
     def _move_gate(self, waiting: int) -> None:
-        # It opens at half of where it closes, so that a stop of the processors is worth its thread switches.
-        if self.is_full:
-            self.is_full = waiting > self._capacity // 2
-        else:
-            self.is_full = waiting >= self._capacity
+        # Batches that wait although batch processors are idle wait for another one of their key or partition; each idle
+        # batch processor lets as much again wait, so that one slow key does not stop the others at once.
+        capacity = self._capacity * (1 + self._dispatcher.idle_count)
+        # The gate opens at half of where it closes, so that a stop of the processors is worth its thread switches.
+        self.is_full = waiting > capacity // 2 if self.is_full else waiting >= capacity
         if not self.is_full and self._room.parked:
             self._room.wake_all()
 

@@ -37,9 +37,14 @@ class Channel:
     Chunks that wait for a processor. Thread-safe, without a lock.
     """
 
-    __slots__ = ("idle", "is_closed", "ready")
+    __slots__ = ("_on_idle", "idle", "is_closed", "ready")
 
-    def __init__(self) -> None:
+    def __init__(self, on_idle: Callable[[], None]) -> None:
+        """
+        Args:
+            on_idle: Called on the thread of a processor that finds nothing to take, before it waits.
+        """
+        self._on_idle = on_idle
         self.ready: Deque[Chunk] = deque()
         self.idle = WaitList()
         self.is_closed = False
@@ -63,6 +68,7 @@ class Channel:
             except IndexError:
                 if self.is_closed and not ready:
                     return None
+                self._on_idle()
                 self.idle.wait_for(self._has_news)
                 continue
             if ready and self.idle.parked:
@@ -93,7 +99,7 @@ class Source:
         self.returned = self._demand.returned
         """Takes the number of messages of each chunk that was handled; any thread."""
         self.lot = lot
-        """The producer is woken when so many chunks have been returned, or when none is left to take."""
+        """The producer is woken when so many chunks have been returned, or when a processor finds none to take."""
         self.producer = WaitList()
         """The producer's thread, while it waits for demand."""
         self.emitters = WaitList()
@@ -178,7 +184,9 @@ class Dispatcher:
         self._chunk_size = options.max_demand - options.min_demand
         self._partition_by = options.partition_by
         self._concurrency = options.concurrency
-        self.channels = [Channel() for _ in range(options.concurrency if options.partition_by else 1)]
+        self.channels = [
+            Channel(self._wake_producers) for _ in range(options.concurrency if options.partition_by else 1)
+        ]
         capacity = options.concurrency * options.max_demand
         self.sources = [Source(self, capacity, options.concurrency) for _ in range(producers)]
         self.rate_limiter = rate_limiter
@@ -246,6 +254,14 @@ class Dispatcher:
         else:
             put_all(placed)
 
+    def _wake_producers(self) -> None:
+        """
+        A processor is idle: ask for every message that may be asked for.
+        """
+        for source in self.sources:
+            if source.producer.parked and source.unmet_demand():
+                source.producer.wake()
+
     def source_closed(self) -> None:
         """
         Close the channels if this was the last source and the rate limit holds nothing back.
@@ -266,6 +282,13 @@ class Dispatcher:
         """
         for channel in self.channels:
             channel.close()
+
+    def has_messages(self) -> bool:
+        """
+        Whether there is something that no processor took.
+        """
+        is_holding = self.rate_limiter is not None and self.rate_limiter.is_holding
+        return is_holding or any(channel.ready for channel in self.channels)
 
     def remove_all(self) -> Tuple[List[Message], List[Message]]:
         """

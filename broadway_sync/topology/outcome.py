@@ -5,7 +5,7 @@ The end of a step: failed messages are shown to ``handle_failed``, then all are 
 from __future__ import annotations
 
 import inspect
-from typing import Any, List, Optional
+from typing import Any, List, Optional, Sequence
 
 from ..acknowledger import acknowledge
 from ..errors import InvalidReturnError
@@ -52,36 +52,51 @@ def _check_failed(settings: Settings, stage: str, failed: List[Message], returne
     if returned == failed:
         return failed
     if isinstance(returned, (list, tuple)) and all(isinstance(message, Message) for message in returned):
-        if {id(message) for message in returned} >= {id(message) for message in failed}:
-            return failed
-        if len(returned) == len(failed):
+        if count_distinct(returned) == len(failed) == len(returned):
             return list(returned)
-        text = f"handle_failed received {len(failed)} messages and returned {len(returned)}"
-        log_error(f"{text}; all that it was given are acknowledged as failed", None, settings.name, stage)
-        return failed
-    text = f"handle_failed must return the list of messages that it was given, got: {describe(returned)}"
-    log_error(f"{text}; the messages are acknowledged as failed", None, settings.name, stage)
+        text = f"handle_failed received {len(failed)} messages and returned {count_distinct(returned)}"
+    else:
+        text = (
+            f"handle_failed must return the list of messages that it was given, got: {_describe(returned, 'messages')}"
+        )
+    log_error(f"{text}; all that it was given are acknowledged as failed", None, settings.name, stage)
     return failed
 
 
-def invalid_return(expected: str, returned: Any) -> InvalidReturnError:
+def count_distinct(messages: Sequence[Message]) -> int:
     """
-    Return the error for a callback that returned something else than *expected*.
+    Return how many different messages these are.
     """
+    return len({id(message) for message in messages})
+
+
+def invalid_return(expected: str, returned: Any, hint: str) -> InvalidReturnError:
+    """
+    Return the error for a callback that returned something else than *expected*; *hint* is what one returns.
+    """
+    text = f"{expected}, got: {_describe(returned, hint)}"
     if inspect.iscoroutine(returned):
         returned.close()  # else Python warns that it was never awaited
-    return InvalidReturnError(f"{expected}, got: {describe(returned)}")
+    return InvalidReturnError(text)
 
 
-def describe(returned: Any) -> str:
+def _describe(returned: Any, hint: str) -> str:
     """
-    Return the text of a wrong return value, with a hint where the mistake is a common one.
+    Return the text of a wrong return value, with the remedy where the mistake is a common one.
     """
     if returned is None:
-        return "None (was `return` forgotten?)"
+        return f"None (was `return {hint}` forgotten?)"
     if inspect.iscoroutine(returned):
         return f"{safe_repr(returned)} (the callback is asynchronous; broadway_sync runs plain functions on threads)"
     return safe_repr(returned)
+
+
+def log_lost(count: int, pipeline: str, stage: str) -> None:
+    """
+    Log what a thread of the library had in hand when it died.
+    """
+    text = f"a thread died with {count} messages in hand; those not acknowledged yet are left to their source"
+    log_error(text, None, pipeline, stage)
 
 
 def drop_frame(error: BaseException) -> None:

@@ -6,14 +6,14 @@ from __future__ import annotations
 
 from typing import Any, Dict, List, Optional, Tuple
 
-from ..errors import UnknownBatcherError
+from ..errors import InvalidReturnError, UnknownBatcherError
 from ..log import log_error
 from ..message import Message
 from ..telemetry.events import MESSAGE, PROCESSOR
 from ..telemetry.registry import Span, handlers
 from .batcher_stage import BatcherStage
 from .dispatcher import Channel, Chunk
-from .outcome import drop_frame, invalid_return, settle
+from .outcome import count_distinct, drop_frame, invalid_return, log_lost, settle
 from .settings import Settings
 
 Outcome = Tuple[List[Message], List[Message]]
@@ -46,6 +46,7 @@ class ProcessorStage:
         Handle chunks until the channel is closed and empty.
         """
         if self.chunk is not None:  # a thread died with it; this is the one that took its place
+            log_lost(len(self.chunk[1]), self._settings.name, self.name)
             self._put_down(self.chunk, len(self.chunk[1]))
         take, batchers = self._channel.take, tuple(self._batchers.values())
         while True:
@@ -80,8 +81,10 @@ class ProcessorStage:
         source = chunk[0]
         returned = source.returned
         returned.append(count)
-        if source.producer.parked and (len(returned) >= source.lot or not self._channel.ready):
+        if source.producer.parked and len(returned) >= source.lot:
             source.producer.wake()
+        if source.emitters.parked:  # what it had in hand counted as room, and is gone
+            source.emitters.wake_all()
 
     def abandon(self) -> int:
         """
@@ -145,12 +148,12 @@ class ProcessorStage:
         try:
             prepared = list(returned)
         except TypeError:
-            raise invalid_return(expected, returned) from None
-        if len(prepared) != count:
-            raise invalid_return(f"{expected}, which were {count}", prepared)
+            raise invalid_return(expected, returned, "messages") from None
         for message in prepared:
             if not isinstance(message, Message):
-                raise invalid_return(f"{expected}, all of them Message objects", message)
+                raise invalid_return(f"{expected}, all of them Message objects", message, "messages")
+        if len(prepared) != count or count_distinct(prepared) != count:
+            raise InvalidReturnError(f"{expected}, which were {count}, got: {count_distinct(prepared)} messages")
         return prepared
 
     def _handle(self, messages: List[Message]) -> Outcome:
@@ -183,7 +186,7 @@ class ProcessorStage:
 
     def _check_returned(self, returned: Any) -> None:
         if not isinstance(returned, Message):
-            raise invalid_return("handle_message must return the Message", returned)
+            raise invalid_return("handle_message must return the Message", returned, "message")
 
     def _refuse_batcher(self, batcher: Any) -> None:
         known = ", ".join(self._batchers)

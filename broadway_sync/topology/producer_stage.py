@@ -131,10 +131,6 @@ class ProducerStage:
             try:
                 self._run_instance()
                 return None
-            except EndOfStream as end:
-                self.is_exhausted = True
-                self._hand_over(end.messages, "EndOfStream")
-                return None
             except NotRunningError as error:
                 if self.source.is_closed:  # abandoned: it came back too late
                     return None
@@ -158,9 +154,13 @@ class ProducerStage:
         producer = self._make()
         self._stage = producer.stage = _Stage(self, producer)
         self._producer = producer
-        producer.init()
-        self._ask(producer)
-        if self.is_draining:
+        try:
+            producer.init()
+            self._ask(producer)
+        except EndOfStream as end:
+            self._hand_over(end.messages, "EndOfStream")
+            self.is_exhausted = True
+        else:
             self._hand_over(producer.prepare_for_draining(), "prepare_for_draining")
 
     def _ask(self, producer: Producer) -> None:

@@ -38,6 +38,13 @@ class RateLimiter:
         self._is_ended = False
         limit.changed = self._changed
 
+    @property
+    def is_holding(self) -> bool:
+        """
+        Whether some message is held back.
+        """
+        return bool(self._held)
+
     def hold(self, placed: List[Tuple[Channel, Chunk]]) -> None:
         """
         Take chunks, and let go at once what the limit allows.

@@ -51,6 +51,9 @@ class Run:
         self._carried: Optional[List[Message]] = None  # pushed while there is no generation to take it
         self._cause: Optional[BaseException] = None
         self._drain_error: Optional[DrainTimeoutError] = None
+        # One entry for each stop() that will raise _drain_error; once all have, it is old news.
+        self._callers_of_stop: List[None] = []
+        self._is_reported = False
         self._ended = Latch()
 
     # For users' threads.
@@ -83,14 +86,16 @@ class Run:
         Raises:
             DrainTimeoutError: Something was left behind. Once: a later call returns quietly.
         """
+        self._callers_of_stop.append(None)
         self.request_stop(seconds)
         if not self._ended.wait(seconds + GRACE):
             stacks = self._supervisor.stacks()
             text = "".join(f"; thread {name} is at:\n{stack}" for name, stack in stacks.items())
             raise DrainTimeoutError(f"pipeline {self._settings.name!r} did not end in time{text}", 0, stacks)
         error = self._drain_error
-        if error is not None:
-            self._drain_error = None
+        if error is not None and not self._is_reported:
+            self._callers_of_stop.pop()
+            self._is_reported = not self._callers_of_stop
             raise error
 
     def join(self, timeout: Optional[float]) -> bool:
@@ -141,12 +146,18 @@ class Run:
 
     # For the supervisor.
 
-    def build(self) -> Topology:
+    def build(self, *, is_last: bool) -> Topology:
         """
         Make the first generation, or the one after a restart, with what the last one left.
+
+        Args:
+            is_last: Whether it is made to handle that and nothing else: without producers.
         """
         previous = self._topology
-        topology = Topology(self._settings, self.limit, previous.exhausted if previous is not None else set())
+        exhausted = previous.exhausted if previous is not None else set()
+        if is_last:
+            exhausted = set(range(self._settings.options.producer.concurrency))
+        topology = Topology(self._settings, self.limit, exhausted)
         ready, held = previous.dispatcher.remove_all() if previous is not None else ([], [])
         with self._lock:
             self._topology = topology
@@ -167,6 +178,13 @@ class Run:
         """
         self.is_stopping = True
 
+    def has_left_over(self) -> bool:
+        """
+        Whether there is something that no stage has begun.
+        """
+        assert self._topology is not None
+        return bool(self._carried) or self._topology.dispatcher.has_messages()
+
     def leave_behind(self) -> int:
         """
         Take the right to acknowledge from what no stage has begun; return how many messages that were.
@@ -184,6 +202,8 @@ class Run:
         self._stop_children(self._children)
         self._cause = cause
         self._drain_error = error
+        if error is not None and not self._callers_of_stop:  # nobody waits whom it could be raised to
+            log_error(str(error), None, self._settings.name, Names(self._settings.options).supervisor)
         self._on_end()
         self._ended.open()
 

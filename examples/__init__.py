@@ -1,0 +1,3 @@
+"""
+Programs to read and to run; none of this is installed with the library.
+"""
