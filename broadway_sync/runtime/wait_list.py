@@ -46,7 +46,7 @@ class WaitList:
             remaining = -1.0 if deadline is None else min(deadline - monotonic(), threading.TIMEOUT_MAX)
             if deadline is not None and remaining <= 0:
                 return bool(predicate())
-            self._park(predicate, remaining)
+            self.park(predicate, remaining)
             if predicate():
                 return True
 
@@ -68,7 +68,13 @@ class WaitList:
         while self.wake():
             pass
 
-    def _park(self, predicate: Callable[[], Any], timeout: float) -> None:
+    def park(self, predicate: Callable[[], Any], timeout: float = -1) -> bool:
+        """
+        Wait once, unless *predicate* is true: until woken, or *timeout* seconds (-1: no limit) have passed.
+
+        Returns:
+            Whether somebody woke this thread; what it finds then may have been taken by another one.
+        """
         ticket = threading.Lock()
         ticket.acquire()
         is_woken = False
@@ -79,6 +85,7 @@ class WaitList:
         finally:
             if not is_woken:
                 self._retract(ticket)
+        return is_woken
 
     def _retract(self, ticket: Any) -> None:
         try:

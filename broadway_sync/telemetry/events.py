@@ -32,8 +32,8 @@ METADATA: Dict[Tuple[str, ...], str] = {
     BATCHER + ("start",): "topology_name, name, batcher_key, messages, context",
     BATCHER + ("stop",): "topology_name, name, batcher_key, context",
     BATCHER + ("exception",): "a crash of the stage itself",
-    BATCH_PROCESSOR + ("start",): "topology_name, name, index, batcher_key, messages, batch_info, context, producer",
-    BATCH_PROCESSOR + ("stop",): "topology_name, name, index, batcher_key, successful_messages, failed_messages, "
+    BATCH_PROCESSOR + ("start",): "topology_name, name, index, messages, batch_info, context, producer",
+    BATCH_PROCESSOR + ("stop",): "topology_name, name, index, successful_messages, failed_messages, "
     "batch_info, context, producer",
     BATCH_PROCESSOR
     + ("exception",): "a crash of the stage itself; what handle_batch raises is in the messages' reason",

@@ -101,7 +101,6 @@ class BatchProcessorStage:
         return {
             **self._settings.metadata(self.name),
             "index": self.index,
-            "batcher_key": self._batcher.key,
             "producer": self._settings.masked_producer,
         }
 

@@ -28,6 +28,13 @@ from .rate_limiter import RateLimiter
 if TYPE_CHECKING:
     from .processor_stage import ProcessorStage
 
+# Seconds between two looks of a sentinel: the longest that a chunk may wait when a handler is suddenly slow.
+TICK = 0.002
+# After how many ticks without anybody at work a sentinel resigns.
+QUIET_TICKS = 5
+# How many wake-ups in vain (each counts 2, one to some purpose takes 1 back) it takes to become one.
+IN_VAIN = 16
+
 Chunk = Tuple["Source", List[Message], bool]
 """The source, the messages, and whether they only have to be failed (they have no partition)."""
 
@@ -35,26 +42,43 @@ Chunk = Tuple["Source", List[Message], bool]
 class Channel:
     """
     Chunks that wait for a processor. Thread-safe, without a lock.
+
+    Whom to wake is a question of speed alone: whenever a chunk is there and a processor idle, one of these holds:
+
+    * *eager*: whoever puts a chunk, or takes one and sees another, wakes an idle processor. Right when handlers
+      wait for something. When they do not, the one that is awake has taken all chunks before the next one has
+      woken up, to nothing, and these thread switches cost more than the messages.
+    * *lazy*: there is a sentinel, an idle processor that looks again every ``TICK`` seconds, and nobody else is woken
+      while any processor is at work. If the sentinel finds a chunk, somebody was slow, and all are eager again.
+
+    An idle processor that was woken in vain often enough becomes the sentinel; if nothing happens for a while it
+    resigns, so that an idle pipeline does not tick.
     """
 
-    __slots__ = ("_on_idle", "idle", "is_closed", "ready")
+    __slots__ = ("_in_vain", "_on_idle", "_processors", "has_sentinel", "idle", "is_closed", "ready")
 
-    def __init__(self, on_idle: Callable[[], None]) -> None:
+    def __init__(self, processors: int, on_idle: Callable[[], None]) -> None:
         """
         Args:
+            processors: How many processors take from this channel.
             on_idle: Called on the thread of a processor that finds nothing to take, before it waits.
         """
+        self._processors = processors
         self._on_idle = on_idle
         self.ready: Deque[Chunk] = deque()
         self.idle = WaitList()
         self.is_closed = False
+        self.has_sentinel = False
+        # How often processors were lately woken in vain; several threads count without a lock, a rough figure will do.
+        self._in_vain = 0
 
     def put(self, chunks: Iterable[Chunk]) -> None:
         """
-        Add chunks and wake a processor; it wakes the next one if there is more (see :meth:`take`).
+        Add chunks and see to it that a processor takes them.
         """
         self.ready.extend(chunks)
-        if self.idle.parked:
+        idle = self.idle.parked
+        if idle and (not self.has_sentinel or len(idle) >= self._processors):
             self.idle.wake()
 
     def take(self) -> Optional[Chunk]:
@@ -69,9 +93,9 @@ class Channel:
                 if self.is_closed and not ready:
                     return None
                 self._on_idle()
-                self.idle.wait_for(self._has_news)
+                self._wait()
                 continue
-            if ready and self.idle.parked:
+            if ready and self.idle.parked and not self.has_sentinel:
                 self.idle.wake()
             return chunk
 
@@ -84,6 +108,29 @@ class Channel:
 
     def _has_news(self) -> bool:
         return bool(self.ready) or self.is_closed
+
+    def _wait(self) -> None:
+        if not self.idle.park(self._has_news):
+            return
+        if self.ready:
+            self._in_vain = max(0, self._in_vain - 1)
+            return
+        self._in_vain += 2
+        if self._in_vain >= IN_VAIN and not self.has_sentinel:
+            self.has_sentinel = True
+            self._stand_sentinel()
+            self.has_sentinel = False
+
+    def _stand_sentinel(self) -> None:
+        quiet_ticks = 0
+        while quiet_ticks < QUIET_TICKS:
+            is_woken = self.idle.park(self._has_news, TICK)
+            if self._has_news():
+                if not is_woken:
+                    self._in_vain = 0
+                return
+            is_quiet = len(self.idle.parked) >= self._processors - 1
+            quiet_ticks = quiet_ticks + 1 if is_quiet else 0
 
 
 class Source:
@@ -184,9 +231,9 @@ class Dispatcher:
         self._chunk_size = options.max_demand - options.min_demand
         self._partition_by = options.partition_by
         self._concurrency = options.concurrency
-        self.channels = [
-            Channel(self._wake_producers) for _ in range(options.concurrency if options.partition_by else 1)
-        ]
+        shared, own = (1, options.concurrency), (options.concurrency, 1)
+        channels, processors = own if options.partition_by else shared
+        self.channels = [Channel(processors, self._wake_producers) for _ in range(channels)]
         capacity = options.concurrency * options.max_demand
         self.sources = [Source(self, capacity, options.concurrency) for _ in range(producers)]
         self.rate_limiter = rate_limiter

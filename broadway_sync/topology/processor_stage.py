@@ -81,7 +81,8 @@ class ProcessorStage:
         source = chunk[0]
         returned = source.returned
         returned.append(count)
-        if source.producer.parked and len(returned) >= source.lot:
+        # With a sentinel handlers are quick: it is soon enough to wake the producer when there is nothing left to take.
+        if source.producer.parked and len(returned) >= source.lot and not self._channel.has_sentinel:
             source.producer.wake()
         if source.emitters.parked:  # what it had in hand counted as room, and is gone
             source.emitters.wake_all()

@@ -39,7 +39,7 @@ delays (late flights by route). Importing a file again, also after kill -9, ends
 
 exit status: 0 every row was stored or rejected; 1 rows are missing: import the file again;
 2 nothing was touched: the file or the database cannot be used; 130 interrupted by Ctrl-C, after finishing
-what had been read (a second Ctrl-C does not wait for that), 143 by SIGTERM.
+what had been read (a second Ctrl-C does not wait for that), 143 by SIGTERM: import the file again for the rest.
 """
 
 
@@ -91,11 +91,12 @@ def _import(file: FlightFile, store: Store, options: argparse.Namespace, interru
             trouble = _watch(pipeline, store, report, display, interrupts)
             display.update(report.counts())
         display.finish(report)
-    trouble = trouble or _missing_rows(report.counts()) or _unwritten(output)
+    counts = report.counts()
+    trouble = trouble or _missing_rows(counts) or _unwritten(output)
     if interrupts.received:
-        _complain(trouble or "interrupted; import the file again for the rest")
-        return 128 + interrupts.received[0]
-    trouble = trouble or _unread_rows(report.counts(), file)
+        done = f"{counts.settled:,} of {file.row_count:,} rows"
+        return _complain(trouble or f"interrupted after {done}", 128 + interrupts.received[0])
+    trouble = trouble or _unread_rows(counts, file)
     return _complain(trouble, FAILED) if trouble else 0
 
 
@@ -140,16 +141,16 @@ def _missing_rows(counts: Counts) -> str:
 
 
 def _unread_rows(counts: Counts, file: FlightFile) -> str:
-    if counts.stored + counts.rejected == file.row_count:
+    if counts.settled == file.row_count:
         return ""
-    return f"only {counts.stored + counts.rejected:,} of {file.row_count:,} rows were imported: did the file change?"
+    return f"only {counts.settled:,} of {file.row_count:,} rows were imported: did the file change?"
 
 
 def _unwritten(output: Output) -> str:
     return f"cannot write to standard output: {output.error.strerror}" if output.error else ""
 
 
-def _complain(text: str, status: int = FAILED) -> int:
+def _complain(text: str, status: int) -> int:
     print(f"flights: {text}", file=sys.stderr)
     return status
 

@@ -29,7 +29,7 @@ BATCH_DONE = ("broadway", "batch_processor", "stop")
 @attrs.frozen
 class Counts:
     """
-    The state of an import; once it is over, ``rows == stored + rejected``.
+    The state of an import; once it is over, ``rows == settled``.
     """
 
     rows: int
@@ -42,6 +42,13 @@ class Counts:
     @property
     def rejected(self) -> int:
         return sum(self.rejected_by_reason.values())
+
+    @property
+    def settled(self) -> int:
+        """
+        Rows that are through: stored, or rejected.
+        """
+        return self.stored + self.rejected
 
     @property
     def rows_per_second(self) -> float:

@@ -332,3 +332,22 @@ time.sleep(0.1)
     done = run(source)
     assert done.returncode == 0
     assert time.monotonic() - before < BOUND
+
+
+def test_exit_while_a_producer_keeps_crashing() -> None:
+    """
+    A pipeline in the middle of its restarts is stopped as well.
+    """
+    source = """
+import logging
+logging.getLogger("broadway_sync").addHandler(logging.NullHandler())
+class Crashing(Producer):
+    def handle_demand(self, demand):
+        raise ConnectionError
+p = make({"module": Crashing}, resubscribe_interval=0, max_restarts=10**6).start()
+p.push_messages(messages(5))
+time.sleep(0.1)
+"""
+    done = run(source)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert acknowledged(done.stdout) == list(range(5))

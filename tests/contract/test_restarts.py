@@ -586,14 +586,56 @@ def test_threads_that_die_use_up_the_budget(make_pipeline: Any, acks: Any) -> No
     """
     name = unique_name()
     pipeline = make_pipeline(name=name, max_restarts=1, max_seconds=6 * BOUND).start()
+    victim = None
     for _ in range(2):
-        victims = [t for t in stage_threads(name) if t.name.endswith("Processor_default_0")]
-        kill(victims[0])
-        push_until(pipeline, acks, lambda victims=victims: not victims[0].is_alive(), "the thread dies")
-        eventually(
-            lambda: pipeline.state == "failed" or stage_threads(name), "a new thread or the end"
-        )
+        victim = eventually(lambda dead=victim: _other_processor(name, dead), "a processor's thread")
+        kill(victim)
+        push_until(pipeline, acks, lambda victim=victim: not victim.is_alive(), "the thread dies")
     with pytest.raises(PipelineFailedError) as caught:
         pipeline.join(BOUND)
     assert isinstance(caught.value.__cause__, Killed)
     assert pipeline.state == "failed"
+
+
+def _other_processor(name: str, dead: threading.Thread | None) -> threading.Thread | None:
+    """
+    Return the processor's thread if it is another one than *dead*.
+    """
+    found = [t for t in stage_threads(name) if t.name.endswith("Processor_default_0") and t is not dead]
+    return found[0] if found else None
+
+
+def test_other_threads_that_die(make_pipeline: Any, acks: Any, caplog: Any) -> None:
+    """
+    Whichever other thread the library runs, when it dies too, a stop still returns and the name is free.
+    """
+    stages = tuple(STAGES)
+    count = len(_other_threads(make_pipeline, stages))
+    for number in range(count):
+        name = unique_name()
+        pipeline = make_pipeline(name=name, batchers={"default": {}}, producer=limited_feed(), shutdown=1.0).start()
+        others = [t for t in stage_threads(name) if not t.name.endswith(stages)]
+        kill(sorted(others, key=lambda t: t.name)[number])
+        pipeline.request_stop()
+        try:
+            pipeline.stop()
+        except broadway_sync.DrainTimeoutError:
+            pass  # that is an end, too
+        assert name not in broadway_sync.all_running()
+        assert pipeline.state in ("stopped", "failed")
+
+
+def limited_feed() -> dict[str, Any]:
+    """
+    Return producer options that make the library start every kind of thread that it has.
+    """
+    return feeding(Feed(), rate_limiting={"allowed_messages": 5, "interval": 1})
+
+
+def _other_threads(make_pipeline: Any, stages: tuple[str, ...]) -> list[str]:
+    """
+    Return the names of the threads that are no stages.
+    """
+    name = unique_name()
+    with make_pipeline(name=name, batchers={"default": {}}, producer=limited_feed()):
+        return [t.name for t in stage_threads(name) if not t.name.endswith(stages)]

@@ -273,11 +273,11 @@ class StressHandler:
     def _prepare(self, messages: List[Message], context: Any) -> List[Message]:
         records = [record_of(message) for message in messages]
         faults = {record.fate.prepare for record in records}
-        if faults & {"raise", "short"}:
+        if faults & {"raise", "short"} or ("twice" in faults and len(messages) > 1):
             self._witness.doom(records)
             if "raise" in faults:
                 raise Fault("prepare_messages")
-            return messages[:-1]
+            return messages[:-1] if "short" in faults else [messages[0], *messages[:-1]]
         for message, record in zip(messages, records):
             if record.fate.prepare == "fail":
                 self._witness.doom([record])
@@ -292,6 +292,8 @@ class StressHandler:
             raise Fault("handle_failed")
         if "none" in faults:
             return None
+        if "twice" in faults:
+            return [messages[0], *messages[:-1]]
         return messages[:-1] if "short" in faults else messages
 
 

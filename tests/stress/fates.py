@@ -16,8 +16,8 @@ Stream = Tuple[str, int]
 
 HANDLE_FAULTS = ["fail", "raise", "exit", "none", "type", "unknown batcher", "bad key", "bad mode"]
 BATCH_FAULTS = ["fail", "raise", "missing", "foreign", "twice"]
-PREPARE_FAULTS = ["raise", "short", "fail"]
-FAILED_FAULTS = ["raise", "short", "none"]
+PREPARE_FAULTS = ["raise", "short", "twice", "fail"]
+FAILED_FAULTS = ["raise", "short", "twice", "none"]
 PARTITION_FAULTS = ["raise", -1, True, None]
 
 

@@ -298,8 +298,8 @@ def test_interrupted_it_drains_reports_and_says_so(
         wait_for_rows(database, 1)
         status, out, err = finish(process, number)
     assert status == 128 + number
-    assert err == "flights: interrupted; import the file again for the rest\n"
     found, report = tables(database), figures(out)
+    assert err == f"flights: interrupted after {report['rows in']} of 2,000 rows\n"
     assert report["stored"] == f"{len(found['flights']):,}"
     assert report["rejected"] == f"{len(found['rejected']):,}"
     assert report["rows in"] == f"{len(found['flights']) + len(found['rejected']):,}"
