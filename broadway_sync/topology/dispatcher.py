@@ -129,6 +129,7 @@ class Channel:
                 if not is_woken:
                     self._in_vain = 0
                 return
+            self._on_idle()  # while it stands here, nobody else asks the producers for more
             is_quiet = len(self.idle.parked) >= self._processors - 1
             quiet_ticks = quiet_ticks + 1 if is_quiet else 0
 

@@ -8,6 +8,7 @@ import ctypes
 import itertools
 import logging
 import queue
+import sys
 import threading
 import time
 from typing import Any, Iterable
@@ -510,11 +511,24 @@ class Killed(BaseException):
 
 def kill(thread: threading.Thread) -> None:
     """
-    Raise ``Killed`` in *thread* as soon as it runs Python code again.
+    Raise ``Killed`` in *thread* as soon as it runs Python code again; wait first until it is parked somewhere.
     """
-    assert thread.ident is not None
-    done = ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(Killed))
+    eventually(lambda: _place(thread), "the thread has started")
+    while True:
+        place = _place(thread)
+        threading.Event().wait(0.01)
+        if _place(thread) == place:
+            break
+    done = ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(Killed))
     assert done == 1
+
+
+def _place(thread: threading.Thread) -> Any:
+    """
+    Return where *thread* is: its innermost frame and the instruction in it; None if it has not started.
+    """
+    frame = sys._current_frames().get(thread.ident or 0)
+    return frame and (id(frame), frame.f_code, frame.f_lasti)
 
 
 POKES = itertools.count()
@@ -580,29 +594,22 @@ def _is_logged(caplog: Any) -> bool:
     )
 
 
-def test_threads_that_die_use_up_the_budget(make_pipeline: Any, acks: Any) -> None:
+def test_threads_that_die_use_up_the_budget(make_pipeline: Any, acks: Any, caplog: Any) -> None:
     """
     Threads that die more often than ``max_restarts`` end the pipeline, from that cause.
     """
     name = unique_name()
     pipeline = make_pipeline(name=name, max_restarts=1, max_seconds=6 * BOUND).start()
-    victim = None
-    for _ in range(2):
-        victim = eventually(lambda dead=victim: _other_processor(name, dead), "a processor's thread")
+    for number in range(2):
+        if number:
+            eventually(lambda: "restarted" in caplog.text, "the restart is over")
+        victim = stage_thread(name, "Processor_default_0")
         kill(victim)
         push_until(pipeline, acks, lambda victim=victim: not victim.is_alive(), "the thread dies")
     with pytest.raises(PipelineFailedError) as caught:
         pipeline.join(BOUND)
     assert isinstance(caught.value.__cause__, Killed)
     assert pipeline.state == "failed"
-
-
-def _other_processor(name: str, dead: threading.Thread | None) -> threading.Thread | None:
-    """
-    Return the processor's thread if it is another one than *dead*.
-    """
-    found = [t for t in stage_threads(name) if t.name.endswith("Processor_default_0") and t is not dead]
-    return found[0] if found else None
 
 
 def test_other_threads_that_die(make_pipeline: Any, acks: Any, caplog: Any) -> None:

@@ -6,7 +6,7 @@ next one.
 from __future__ import annotations
 
 import queue
-from typing import Any, Iterator, List, Tuple
+from typing import Any, Iterator, List, Optional, Tuple
 
 import pytest
 
@@ -14,13 +14,13 @@ from broadway_sync.options import RateLimiting
 from broadway_sync.topology.dispatcher import Channel, Source
 from broadway_sync.topology.rate_limiter import RateLimiter, SharedRateLimit
 
-from ..helpers import NEVER, Call, RecordingAcknowledger, eventually, get
+from ..helpers import BOUND, NEVER, Call, RecordingAcknowledger, eventually, get
 from .support import data, messages
 
 
 class Scene:
     """
-    A limiter with its thread, a channel behind it.
+    A limiter, and a channel behind it.
     """
 
     def __init__(self, allowed: int, interval: float = NEVER) -> None:
@@ -28,7 +28,23 @@ class Scene:
         self.limiter = RateLimiter("the limiter", self.limit)
         self.channel = Channel(1, lambda: None)
         self.source: Any = object.__new__(Source)
-        self.thread = Call(self.limiter.run)
+        self._thread: Optional[Call] = None
+
+    def start(self) -> Scene:
+        """
+        Start the limiter's thread, and see it wait.
+        """
+        self._thread = Call(self.limiter.run)
+        eventually(lambda: self.limiter._timer.parked, "the limiter waits")
+        return self
+
+    def join(self) -> None:
+        """
+        Wait until the thread has ended.
+        """
+        if self._thread is not None:
+            self._thread.thread.join(BOUND)
+            assert not self._thread.thread.is_alive()
 
     def hold(self, members: List[Any], is_rejected: bool = False) -> None:
         self.limiter.hold([(self.channel, (self.source, members, is_rejected))])
@@ -55,12 +71,12 @@ def make_scene() -> Iterator[Any]:
 
     def make(*arguments: Any) -> Scene:
         scenes.append(Scene(*arguments))
-        return scenes[-1]
+        return scenes[-1].start()
 
     yield make
     for scene in scenes:
         scene.limiter.abandon()
-        scene.thread.result()
+        scene.join()
 
 
 def test_what_the_window_allows_goes_at_once_the_rest_is_held(make_scene: Any, acks: RecordingAcknowledger) -> None:
@@ -101,6 +117,21 @@ def test_messages_without_a_partition_cost_nothing(make_scene: Any, acks: Record
     eventually(lambda: scene.ready() == [[0, 1, 2], [0], [1], [0, 1, 2]], "the rest")
 
 
+def test_an_update_that_comes_before_the_thread_has_looked(acks: RecordingAcknowledger) -> None:
+    """
+    A window that begins while the thread is on its way from one wait to the next is not slept through.
+    """
+    scene = Scene(1)
+    scene.hold(messages(acks, 3))
+    scene.reset(2)
+    call = Call(scene.limiter.run)
+    try:
+        eventually(lambda: scene.ready() == [[0], [1, 2]], "what the new window allows")
+    finally:
+        scene.limiter.abandon()
+        call.result()
+
+
 class TestEnd:
     """
     The end of the stage.
@@ -116,7 +147,7 @@ class TestEnd:
         assert ends.empty()
         scene.reset(1)
         assert get(ends) == "empty"
-        scene.thread.result()
+        scene.join()
         assert (scene.ready(), ends.empty()) == ([[0], [1]], True)
 
     def test_it_ends_at_once_when_nothing_is_held(self, make_scene: Any) -> None:
@@ -126,7 +157,7 @@ class TestEnd:
         scene, ends = make_scene(1), queue.Queue()
         scene.limiter.close(lambda: ends.put("empty"))
         assert ends.get_nowait() == "empty"
-        scene.thread.result()
+        scene.join()
 
     def test_given_up_it_lets_nothing_go(self, make_scene: Any, acks: RecordingAcknowledger) -> None:
         """
@@ -136,7 +167,7 @@ class TestEnd:
         scene.hold(messages(acks, 4))
         scene.limiter.close(lambda: ends.put("empty"))
         assert scene.limiter.abandon() == 0
-        scene.thread.result()
+        scene.join()
         assert data(scene.limiter.remove_all()) == [1, 2, 3]
         assert scene.limiter.remove_all() == []
         assert (scene.ready(), ends.empty()) == ([[0]], True)
@@ -150,9 +181,9 @@ def test_a_restart_gives_no_new_allowance(make_scene: Any, acks: RecordingAcknow
     scene.hold(messages(acks, 2))
     second = make_scene(1)
     second.limiter.abandon()
+    second.join()
     second.limiter = RateLimiter("the next one", scene.limit)
-    second.thread.result()
-    second.thread = Call(second.limiter.run)
+    second.start()
     second.hold(messages(acks, 2))
     assert second.ready() == [[0]]
     scene.reset(1)
