@@ -50,6 +50,14 @@ def log_info(text: str, pipeline: str, stage: str) -> None:
 
 def _log(level: int, text: str, error: Optional[BaseException], pipeline: str, stage: str) -> None:
     try:
-        logger.log(level, "[%s] %s", stage, text, exc_info=error, extra={"pipeline": pipeline, "stage": stage})
+        if logger.isEnabledFor(level):
+            # Made here and not by Logger.log, which walks the stack for a caller that is always this file: it is
+            # the greater part of what a failing message costs.
+            exc_info = None if error is None else (type(error), error, error.__traceback__)
+            fields = {"pipeline": pipeline, "stage": stage}
+            record = logger.makeRecord(
+                logger.name, level, __file__, 0, "[%s] %s", (stage, text), exc_info, "_log", fields, None
+            )
+            logger.handle(record)
     except BaseException:  # a log handler that raises has no one left to tell
         pass

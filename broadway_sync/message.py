@@ -13,7 +13,7 @@ from .errors import AckConfigurationError
 DEFAULT = "default"
 
 
-@attrs.define(eq=False, weakref_slot=False)
+@attrs.define(eq=False)
 class Message:
     """
     One message: what it carries, where it goes, and who is told of its outcome.

@@ -207,10 +207,12 @@ class Pipeline:
     def __exit__(self, exc_type: Any, exc: Any, traceback: Any) -> None:
         run = self._run
         try:
-            self.stop()
-            if run is not None:
-                run.raise_if_failed()
-        except Exception:
+            try:
+                self.stop()
+            finally:
+                if run is not None:
+                    run.raise_if_failed()
+        except Exception:  # the body's exception wins
             if exc is None:
                 raise
 

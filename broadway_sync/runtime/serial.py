@@ -23,13 +23,8 @@ class Serial:
     then looks at the queue. If the try failed, the runner has yet to look.
     """
 
-    def __init__(self, after: Callable[[], None]) -> None:
-        """
-        Args:
-            after: Called after each step, still under the lock.
-        """
+    def __init__(self) -> None:
         self.pending: Deque[Step] = deque()
-        self._after = after
         # Guards whatever the steps touch. Never waited for, except by inspect().
         self._lock = threading.Lock()
 
@@ -44,7 +39,6 @@ class Serial:
                 while pending:
                     step, one, two = pending.popleft()
                     step(one, two)
-                    self._after()
             finally:
                 lock.release()
 

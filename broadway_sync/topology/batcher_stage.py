@@ -46,7 +46,7 @@ class BatcherStage:
         self.inboxes: List[SimpleQueue[Optional[Batch]]] = [SimpleQueue() for _ in range(options.concurrency)]
         """One for each batch processor: its next batch, or None when there will be none. Never holds more than one."""
         self._assigned: List[Optional[Batch]] = [None] * options.concurrency
-        self._serial = Serial(self._hand_out)
+        self._serial = Serial()
         # Owned by who runs _serial:
         self._accumulator = BatchAccumulator(options.batch_size, options.batch_timeout)
         self._dispatcher = BatchDispatcher(options.concurrency, is_partitioned=options.partition_by is not None)
@@ -61,6 +61,13 @@ class BatcherStage:
         self._most_pending = settings.options.processor.concurrency
         self._room = WaitList()  # processors
         self._timer = WaitList()  # the batcher's thread
+
+    @property
+    def is_partitioned(self) -> bool:
+        """
+        Whether messages have partitions here.
+        """
+        return self._partition_by is not None
 
     # Called by processors.
 
@@ -193,25 +200,31 @@ class BatcherStage:
     # The steps: run one at a time by self._serial.
 
     def _accumulate(self, messages: List[Message], partition: Optional[int]) -> None:
-        self._accumulator.add(messages, partition, monotonic())
+        accumulator = self._accumulator
+        accumulator.add(messages, partition, monotonic())
+        if accumulator.waiting or self._deadline is None or self._room.parked:
+            self._hand_out()
 
     def _finish(self, index: int, batch: Batch) -> None:
         self._assigned[index] = None
         batch.messages = []  # the calendar may know the batch until it would have been due
         self._dispatcher.finish(index, batch)
+        self._hand_out()
 
     def _expire(self, _: Any, __: Any) -> None:
         self._accumulator.expire(monotonic())
         self._deadline = self._accumulator.next_deadline()
         self._timer.wake()
+        self._hand_out()
 
     def _close(self, _: Any, __: Any) -> None:
         self._accumulator.flush()
         self._is_closing = True
+        self._hand_out()
 
     def _hand_out(self) -> None:
         """
-        After the steps: hand batches out, open or close the gate, set the timer.
+        At the end of a step: hand batches out, open or close the gate, set the timer.
         """
         accumulator, dispatcher = self._accumulator, self._dispatcher
         if accumulator.ready:

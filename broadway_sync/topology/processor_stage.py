@@ -34,11 +34,13 @@ class ProcessorStage:
         self.name = name
         self.chunk: Optional[Chunk] = None
         """The chunk in hand, or None."""
-        self._messages: List[Message] = []  # those of the chunk, as prepare_messages returned them
+        self._prepared: List[Message] = []  # the messages of the chunk, as prepare_messages returned them
         self._settings = settings
         self._key = settings.options.processor_key
         self._channel = channel
         self._batchers = batchers
+        only = next(iter(batchers.values())) if len(batchers) == 1 else None
+        self._only_batcher = None if only is None or only.is_partitioned else only
         self.is_abandoned = False
 
     def run(self) -> None:
@@ -72,12 +74,15 @@ class ProcessorStage:
             if self.is_abandoned:
                 return
             self._put_down(chunk, count)
+            del chunk, messages  # an idle processor must not keep the last messages alive
 
     def _put_down(self, chunk: Chunk, count: int) -> None:
         """
         Give the credit of a chunk back, and wake the producer if that is worth a thread switch.
         """
         self.chunk = None
+        if self._prepared:
+            self._prepared = []
         source = chunk[0]
         returned = source.returned
         returned.append(count)
@@ -94,7 +99,7 @@ class ProcessorStage:
         The thread ends when its callback returns; nothing is acknowledged, as the right to it is taken here.
         """
         self.is_abandoned = True
-        chunk, prepared = self.chunk, self._messages
+        chunk, prepared = self.chunk, self._prepared
         messages = list(chunk[1] if chunk else ()) + list(prepared)
         if chunk:
             chunk[1].clear()  # ends the loop over them
@@ -111,7 +116,7 @@ class ProcessorStage:
         failed: List[Message] = []
         if settings.prepare_messages is not None:
             messages, failed = self._prepare(messages)
-        self._messages = messages
+            self._prepared = messages
         successful, not_handled = self._handle_observed(messages) if handlers else self._handle(messages)
         failed += not_handled
         if self.is_abandoned:
@@ -119,7 +124,7 @@ class ProcessorStage:
         if not self._batchers:
             settle(settings, self.name, successful, failed)
             return successful, failed
-        placed = self._place(successful, failed)
+        placed = self._place(successful, failed) if successful else []
         if failed:
             settle(settings, self.name, [], failed)
         for batcher, partition, members in placed:
@@ -205,6 +210,8 @@ class ProcessorStage:
         """
         Return the messages for each batcher and partition; those without a partition are added to *failed*.
         """
+        if self._only_batcher is not None:  # every message is for it, and it has no partitions
+            return [(self._only_batcher, None, successful)]
         placed: List[Tuple[BatcherStage, Optional[int], List[Message]]] = []
         for key, members in self._by_batcher(successful).items():
             batcher = self._batchers[key]
@@ -213,8 +220,6 @@ class ProcessorStage:
 
     def _by_batcher(self, messages: List[Message]) -> Dict[str, List[Message]]:
         groups: Dict[str, List[Message]] = {}
-        if len(self._batchers) == 1 and messages:  # all have been checked to be for it
-            return {messages[0].batcher: messages}
         for message in messages:
             group = groups.get(message.batcher)
             if group is None:

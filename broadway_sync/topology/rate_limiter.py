@@ -87,13 +87,11 @@ class RateLimiter:
         """
         while not self._is_ended:
             self._timer.wait_for(lambda: self._held or self._is_ended)
-            if self._is_ended:
-                return
             seen = self._limit.version
+            self._release()  # after reading the version: an update that came before is acted on here
             pause = self._limit.window_end() - monotonic()
-            if pause > 0:
+            if self._held and pause > 0:
                 self._timer.wait_for(lambda: self._is_ended or self._limit.version != seen, pause)  # noqa: B023
-            self._release()
 
     def _changed(self) -> None:
         self._timer.wake_all()
