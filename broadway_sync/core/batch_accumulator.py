@@ -100,25 +100,22 @@ class BatchAccumulator:
         batches = self._open.get(partition)
         if batches is None:
             batches = self._open[partition] = {}
-        size = self._size
+        size, find = self._size, batches.get
         for message in messages:
             try:
                 mode = message.batch_mode
                 if mode != "bulk" and mode != "flush":
                     raise InvalidReturnError(f'batch_mode must be "bulk" or "flush", got: {mode!r}')
-                batch = batches.get(message.batch_key)
-                if batch is None:
-                    batch = self._find_or_open(message.batch_key, partition, now)
+                batch = find(message.batch_key) or self._find_or_open(message.batch_key, partition, now)
                 if size:
                     pending = batch.messages
                     pending.append(message)
-                    if len(pending) >= size:
-                        self._cut(batch, "size")
-                        continue
-                elif self._append(batch, message):
+                    is_full = len(pending) >= size
+                else:
+                    is_full = self._append(batch, message)
+                if is_full:
                     self._cut(batch, "size")
-                    continue
-                if mode != "bulk":
+                elif mode != "bulk":
                     self._cut(batch, "flush")
             except BaseException as error:  # user code: __hash__, __eq__ of the key, the batch_size function
                 self.rejected.append((message, error))

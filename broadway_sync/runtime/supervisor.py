@@ -158,13 +158,10 @@ class ThreadSupervisor:
             return ("time", None, None)
 
     def _begin(self, reason: str, seconds: float, cause: Optional[BaseException]) -> None:
-        drain = self._drain
-        if drain is None:
+        if self._drain is None or self._drain.reason == RESTART:  # a restart under way becomes the end
             self._drain = Drain(reason, seconds, cause)
-        elif reason == STOP:
-            drain.tighten(seconds)
-        if drain is not None and drain.reason == RESTART:  # no restart any more: this is the end
-            drain.reason, drain.cause = reason, cause
+        else:
+            self._drain.tighten(seconds)
         if reason == RESTART:
             self._owner.begin_restart()
         else:

@@ -168,15 +168,15 @@ class ProducerStage:
         Meet demand until a stop begins; what ends the stream, or crashes, is raised.
         """
         source, may_ask_at = self.source, 0.0
-        while True:
-            source.producer.wait_for(lambda: self.is_draining or source.unmet_demand())
+        while not self.is_draining:
+            demand = source.unmet_demand()
+            if not demand:
+                source.producer.wait_for(lambda: self.is_draining or source.unmet_demand())
+                continue
             pause = may_ask_at - monotonic()
             if pause > 0:
                 self.wait(pause)
-            if self.is_draining:
-                return
-            demand = source.unmet_demand()
-            if not demand:
+                may_ask_at = 0.0
                 continue
             self._is_woken = False
             count = self._hand_over(producer.handle_demand(demand), "handle_demand")

@@ -70,6 +70,7 @@ class Run:
             self._supervisor.start()
         except BaseException:
             self._stop_children(started)
+            self._ended.open()  # for whoever called stop() meanwhile
             raise
 
     def request_stop(self, seconds: float) -> None:

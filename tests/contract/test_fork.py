@@ -14,7 +14,7 @@ from typing import Any, Callable
 import pytest
 
 import broadway_sync
-from broadway_sync import DummyProducer, Message, NotRunningError, Pipeline
+from broadway_sync import Buffer, BufferProducer, DummyProducer, Message, NotRunningError, Pipeline
 from tests.helpers import BOUND, NEVER, Call, make_handler, unique_name
 
 pytestmark = [
@@ -209,6 +209,40 @@ def test_fork_under_load(make_pipeline: Any, acks: Any) -> None:
     pipeline.stop()
     call.result()
     assert sorted(acks.all_data()) == pushed
+
+
+def test_buffer_in_the_child(make_pipeline: Any) -> None:
+    """
+    A buffer that other threads use at the moment of the fork works in the child, too.
+    """
+    buffer = Buffer(maxsize=50)
+    pipeline = make_pipeline(producer={"module": (BufferProducer, {"buffer": buffer})}).start()
+
+    def load() -> None:
+        while True:
+            try:
+                buffer.push(1)
+            except NotRunningError:
+                return
+
+    calls = [Call(load) for _ in range(2)]
+
+    def child() -> Any:
+        other = Buffer(maxsize=5)
+        other.push(1, timeout=0)
+        try:
+            buffer.push(2, timeout=0)
+        except TimeoutError:
+            pass  # it was full
+        buffer.close()
+        return refusal(lambda: buffer.push(3))
+
+    for _ in range(10):
+        assert in_child(child) == "NotRunningError"
+    buffer.close()
+    for call in calls:
+        call.result()
+    assert pipeline.join(BOUND)
 
 
 def test_fork_in_a_callback(make_pipeline: Any) -> None:

@@ -300,11 +300,17 @@ def test_async_partial() -> None:
     assert "handle_message" in refusal(make_handler(handle_message=bound))
 
 
-def test_missing_handle_message() -> None:
+@pytest.mark.parametrize(
+    "handler",
+    [types.SimpleNamespace(handle_batch=lambda *a: a[1]), None, 5, object],
+    ids=["only handle_batch", "None", "5", "object"],
+)
+def test_missing_handle_message(handler: Any) -> None:
     """
     A handler without ``handle_message`` is refused.
     """
-    assert "handle_message" in refusal(types.SimpleNamespace(handle_batch=lambda *a: a[1]))
+    with pytest.raises(ConfigurationError, match="handle_message"):
+        Pipeline(handler, name="x", producer={"module": DUMMY}, processors={"default": {}})
 
 
 def test_missing_handle_batch() -> None:
@@ -327,7 +333,7 @@ def test_missing_handle_batch_of_a_subclass() -> None:
         def handle_message(self, processor: str, message: Any, context: Any) -> Any:
             return message
 
-    configure(OnlyMessages())
+    assert configure(OnlyMessages()).state == "new"
     assert "handle_batch" in refusal(OnlyMessages(), **batcher())
 
 

@@ -4,6 +4,8 @@ The pipeline itself: constructor, lifecycle, ``with``, ``join``, state, names, r
 
 from __future__ import annotations
 
+import os
+import pickle
 import queue
 import threading
 from typing import Any
@@ -121,8 +123,6 @@ def test_defaults(make_pipeline: Any) -> None:
     producer = options.producer
     assert (producer.concurrency, producer.transformer, producer.rate_limiting) == (1, None, None)
     processor = options.processors["p"]
-    import os
-
     assert processor.concurrency == 2 * (os.cpu_count() or 1)
     assert (processor.max_demand, processor.min_demand) == (10, 5)
     batcher = options.batchers["b"]
@@ -138,20 +138,21 @@ def test_lifecycle(make_pipeline: Any) -> None:
     """
     A pipeline is new, then running, then stopped; ``start`` returns the pipeline and ``stop`` nothing.
     """
-    pipeline = make_pipeline()
+    name = unique_name()
+    pipeline = make_pipeline(name=name)
     assert pipeline.start() is pipeline
     assert pipeline.state == "running"
     assert pipeline.stop() is None
     assert pipeline.state == "stopped"
-    assert stage_threads(pipeline_name(pipeline)) == []
+    assert stage_threads(name) == []
 
 
-def pipeline_name(pipeline: Any) -> str:
+def test_pipeline_cannot_be_pickled(make_pipeline: Any) -> None:
     """
-    Return the name of a pipeline by the names of its producers.
+    A pipeline is made of threads: pickling it is a ``TypeError`` that says so.
     """
-    name: str = pipeline.producer_names()[0].partition(".Broadway.")[0]
-    return name
+    with pytest.raises(TypeError, match="Pipeline"):
+        pickle.dumps(make_pipeline())
 
 
 def test_start_while_running(make_pipeline: Any) -> None:

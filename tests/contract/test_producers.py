@@ -371,6 +371,66 @@ def test_wait_times_out(make_pipeline: Any) -> None:
     assert get(waits) >= 0.045
 
 
+def test_init_that_takes_its_time(make_pipeline: Any, acks: Any, gate: Any) -> None:
+    """
+    ``start`` does not wait for ``init``; what is pushed meanwhile is handled, and demand comes after it.
+    """
+    events: queue.Queue[Any] = queue.Queue()
+    pipeline = make_pipeline(
+        producer={"module": lambda: Scripted(events=events, init=lambda producer: gate.wait())}
+    ).start()
+    gate.arrived()
+    assert pipeline.state == "running"
+    pipeline.push_messages(acks.messages(range(3)))
+    assert acks.collect_data(3) == ([0, 1, 2], [])
+    assert get(events)[0] == "init"
+    assert events.empty()
+    gate.open()
+    assert get(events)[0] == "handle_demand"
+
+
+def test_init_that_never_returns(make_pipeline: Any, acks: Any, gate: Any) -> None:
+    """
+    A stop waits for ``init`` no longer than ``shutdown``, and what the pipeline was given is acknowledged.
+    """
+    pipeline = make_pipeline(
+        producer={"module": lambda: Scripted(init=lambda producer: gate.wait())}, shutdown=0.2
+    ).start()
+    gate.arrived()
+    pipeline.push_messages(acks.messages(range(3)))
+    before = time.monotonic()
+    try:
+        pipeline.stop()
+    except broadway_sync.DrainTimeoutError as error:
+        assert "Producer_0" in str(error)
+    assert time.monotonic() - before < BOUND
+    assert acks.all_data() == [0, 1, 2]
+    assert pipeline.state == "stopped"
+
+
+def test_emit_of_a_crashed_instance(make_pipeline: Any, acks: Any) -> None:
+    """
+    A client thread of an instance that has crashed meanwhile loses nothing: ``emit`` delivers, or raises.
+    """
+    feed = Feed()
+    pipeline = make_pipeline(
+        producer={"module": (FeedProducer, {"feed": feed})}, resubscribe_interval=0.01
+    ).start()
+    get(feed.demands)
+    old = feed.instances[0].stage
+    feed.put(RuntimeError("crash"))
+    eventually(lambda: len(feed.instances) == 2 and feed.instances[1].started, "a second instance")
+    accepted = []
+    for number in range(5):
+        try:
+            old.emit(acks.messages([number]))
+        except NotRunningError:
+            continue
+        accepted.append(number)
+    pipeline.stop()
+    assert acks.all_data() == accepted
+
+
 # The end of a stream
 
 

@@ -341,6 +341,23 @@ def test_budget_in_time(make_pipeline: Any, acks: Any) -> None:
     assert len(feed.instances) == 5
 
 
+def test_restarts_far_apart_never_add_up(make_pipeline: Any) -> None:
+    """
+    Restarts of the whole pipeline that lie further apart than ``max_seconds`` allow go on for ever.
+    """
+    made: list[int] = []
+    pipeline = make_pipeline(
+        producer={"module": (Crashing, {"made": made})},
+        resubscribe_interval=0.02,
+        max_restarts=1,
+        max_seconds=0.03,
+    ).start()
+    eventually(lambda: len(made) >= 20, "many restarts")
+    assert pipeline.state == "running"
+    pipeline.stop()
+    assert pipeline.join(0) is True
+
+
 def test_whole_restart(make_pipeline: Any, acks: Any) -> None:
     """
     Past the producers' budget the whole pipeline restarts and works on.

@@ -240,3 +240,10 @@ def test_empty_test_batch(make_pipeline: Any) -> None:
     assert (list(ok), list(failed)) == ([], [])
     with pytest.raises(TimeoutError):
         ref.receive(0)
+
+
+def test_test_ref_is_no_test_class() -> None:
+    """
+    Test modules may import ``TestRef``: test runners that collect classes by name are told that it is none.
+    """
+    assert broadway_sync.TestRef.__test__ is False

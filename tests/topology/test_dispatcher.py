@@ -6,16 +6,17 @@ from __future__ import annotations
 
 import queue
 import threading
-from typing import Any, List, Optional
+from typing import Any, List, Optional, Tuple
 
 import pytest
 
 from broadway_sync import InvalidReturnError, NotRunningError
 from broadway_sync.options import ProcessorOptions
+from broadway_sync.topology import dispatcher as module
 from broadway_sync.topology.dispatcher import Channel, Dispatcher
 from broadway_sync.topology.processor_stage import ProcessorStage
 
-from ..helpers import BOUND, Call, RecordingAcknowledger, eventually, get
+from ..helpers import BOUND, Call, RecordingAcknowledger, eventually, get, get_many
 from .support import data, make_settings, messages
 
 
@@ -119,6 +120,70 @@ class TestChannel:
             call.result()
         channel.close()
         assert sorted(chunk for call in taking for chunk in call.result()) == list(range(6000))
+
+
+class TestSentinel:
+    """
+    A processor that was often woken in vain looks by itself now and then, and nobody is woken any more.
+    """
+
+    @pytest.fixture(autouse=True)
+    def lazy(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        Once in vain is often enough here.
+        """
+        monkeypatch.setattr(module, "IN_VAIN", 1)
+
+    def make(self) -> Tuple[Channel, queue.Queue[str], Call]:
+        """
+        Return a channel of two processors with a sentinel, while the other processor is at work.
+        """
+        said: queue.Queue[str] = queue.Queue()
+        channel = Channel(2, lambda: said.put("idle"))
+        call = Call(channel.take)
+        get(said)
+        eventually(lambda: channel.idle.parked, "the processor waits")
+        channel.idle.wake()
+        eventually(lambda: channel.has_sentinel, "it has become the sentinel")
+        return channel, said, call
+
+    def test_it_finds_what_nobody_told_it_of(self) -> None:
+        """
+        A chunk that waits because the other processor is slow.
+        """
+        channel, _, call = self.make()
+        chunk: Any = ("source", [], False)
+        channel.ready.append(chunk)
+        assert call.result() == chunk
+        assert not channel.has_sentinel
+
+    def test_it_goes_on_asking_for_what_may_be_asked_for(self) -> None:
+        """
+        The other processor is slow, there is nothing to take, and credit has come back meanwhile.
+        """
+        channel, said, call = self.make()
+        assert get_many(said, 3) == ["idle"] * 3
+        channel.close()
+        assert call.result() is None
+
+    def test_it_resigns_when_all_processors_are_idle(self) -> None:
+        """
+        An idle pipeline does not tick; from then on who puts a chunk wakes somebody.
+        """
+        channel, _, call = self.make()
+        other = Call(channel.take)
+        eventually(lambda: not channel.has_sentinel and len(channel.idle.parked) == 2, "both wait")
+        chunks: Any = [("source", [], False), ("source", [], True)]
+        channel.put(chunks)
+        assert sorted([call.result(), other.result()]) == chunks
+
+    def test_it_learns_of_the_end(self) -> None:
+        """
+        At once.
+        """
+        channel, _, call = self.make()
+        channel.close()
+        assert call.result() is None
 
 
 class TestDemand:

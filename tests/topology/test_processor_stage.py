@@ -1,6 +1,6 @@
 """
-``topology/processor_stage.py``: chunks in, outcomes out. What callbacks may do is tested in tests/contract; here it is how
-a processor deals with its channel, its source and its batchers.
+``topology/processor_stage.py``: chunks in, outcomes out. What callbacks may do is tested in tests/contract; here it is
+how a processor deals with its channel, its source and its batchers.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Scene:
     def __init__(self, handler: Any = None, batchers: Any = (), **options: Any) -> None:
         processor = ProcessorOptions(concurrency=1, **{"max_demand": 2, "min_demand": 0, **options})
         each = {"batch_size": 2, "batch_timeout": NEVER, "max_demand": 2}
-        settings = make_settings(handler, processors={"p": processor}, batchers={key: each for key in batchers})
+        settings = make_settings(handler, processors={"p": processor}, batchers=dict.fromkeys(batchers, each))
         self.batchers: Dict[str, BatcherStage] = {key: BatcherStage(key, key, settings) for key in batchers}
         self.dispatcher = Dispatcher(processor, 1, None, "a pipeline")
         (self.source,) = self.dispatcher.sources
