@@ -17,6 +17,7 @@ import attrs
 
 from .errors import ConfigurationError
 from .log import safe_repr
+from .masking import mask_module
 
 if TYPE_CHECKING:
     from .message import Message
@@ -75,8 +76,8 @@ def _takes(count: int) -> Callable[[Any], bool]:
 _takes_none, _takes_one, _takes_two = _takes(0), _takes(1), _takes(2)
 _positive_int = _rule(lambda value: _is_int(value, 1), "an int > 0")
 _int_from_zero = _rule(lambda value: _is_int(value, 0), "an int >= 0")
-_positive_seconds = _rule(lambda value: _is_seconds(value) and value > 0, "a number of seconds > 0")
-_seconds_from_zero = _rule(lambda value: _is_seconds(value) and value >= 0, "a number of seconds >= 0")
+_positive_seconds = _rule(lambda value: _is_seconds(value) and value > 0, "a finite number of seconds > 0")
+_seconds_from_zero = _rule(lambda value: _is_seconds(value) and value >= 0, "a finite number of seconds >= 0")
 _name = _rule(lambda value: isinstance(value, str) and bool(value), "a non-empty str")
 _optional_partition_by = _rule(
     lambda value: value is None or _takes_one(value), "None or a function of one argument, the message"
@@ -118,10 +119,12 @@ class ProducerOptions:
     Where messages come from.
     """
 
-    module: Any = _option(
-        attrs.NOTHING,
-        _rule(_is_module, "(ProducerClass, {options}) or a callable without arguments that returns a Producer"),
-        "(ProducerClass, options), or a callable without arguments that returns a new Producer",
+    module: Any = attrs.field(
+        validator=_rule(
+            _is_module, "(ProducerClass, {options}) or a callable without arguments that returns a Producer"
+        ),
+        repr=lambda module: repr(mask_module(module)),
+        metadata={"doc": "(ProducerClass, options), or a callable without arguments that returns a new Producer"},
     )
     concurrency: int = _option(1, _positive_int, "number of producers")
     transformer: Optional[Callable[[Any], Any]] = _option(

@@ -143,7 +143,7 @@ class Pipeline:
     def _prepare_run(self) -> Run:
         children, options = _prepare_for_start(self._handler, self._options)
         settings = Settings(options, self._handler)
-        execute(TOPOLOGY_INIT, {"system_time": time_ns()}, {"config": options, "name": self.name})
+        execute(TOPOLOGY_INIT, {"system_time": time_ns()}, {"config": settings.masked_options, "name": self.name})
         return Run(settings, children, lambda: registry.unregister(self))
 
     def stop(self, timeout: Optional[float] = None) -> None:

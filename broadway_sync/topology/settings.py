@@ -6,9 +6,11 @@ from __future__ import annotations
 
 from typing import Any, Dict, Optional
 
+import attrs
+
 from ..handler import Callback, find_callback
+from ..masking import mask_module
 from ..options import PipelineOptions
-from ..telemetry.masking import mask
 
 
 class Settings:
@@ -25,8 +27,10 @@ class Settings:
         self.handle_message: Callback = handler.handle_message
         self.handle_batch: Optional[Callback] = find_callback(handler, "handle_batch")
         self.handle_failed: Optional[Callback] = find_callback(handler, "handle_failed")
-        module = options.producer.module
-        self.masked_producer = (module[0], mask(module[1])) if isinstance(module, tuple) else (module, {})
+        module = mask_module(options.producer.module)
+        self.masked_producer = module if isinstance(module, tuple) else (module, {})
+        self.masked_options = attrs.evolve(options, producer=attrs.evolve(options.producer, module=module))
+        """What telemetry may see of the options."""
 
     def metadata(self, name: str) -> Dict[str, Any]:
         """

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from broadway_sync import IterableProducer, Message, partition_key
-from tests.helpers import BOUND, NEVER, Batches, make_handler, run_python
+from tests.helpers import BOUND, NEVER, Batches, Feed, FeedProducer, eventually, make_handler, run_python
 
 
 class Seen:
@@ -208,6 +208,46 @@ def test_blocked_partition_keeps_its_order(make_pipeline: Any, acks: Any, gate: 
     gate.open()
     acks.collect(58)
     assert seen.by_thread == {f"Processor_default_{i}": list(range(i, 60, 2)) for i in range(2)}
+
+
+def test_order_survives_crashes_and_restarts(make_pipeline: Any, acks: Any) -> None:
+    """
+    Crashes of the producer and restarts of the whole pipeline reorder no partition, lose and repeat no message.
+    """
+    count, parts = 600, 5
+    items: list[Any] = []
+    for start in range(0, count, 20):
+        items += [*acks.messages(range(start, start + 20)), RuntimeError(f"crash after {start + 20}")]
+    feed = Feed(items)
+    handled: dict[int, list[int]] = collections.defaultdict(list)
+    batched: dict[int, list[int]] = collections.defaultdict(list)
+
+    def handle_message(processor: str, message: Message, context: Any) -> Message:
+        handled[message.data % parts].append(message.data)
+        return message
+
+    def handle_batch(batcher: str, messages: list[Message], batch_info: Any, context: Any) -> list[Message]:
+        for message in messages:
+            batched[message.data % parts].append(message.data)
+        return messages
+
+    pipeline = make_pipeline(
+        make_handler(handle_message=handle_message, handle_batch=handle_batch),
+        producer={"module": (FeedProducer, {"feed": feed})},
+        processors={"default": {"concurrency": 3}},
+        batchers={"default": {"concurrency": 2, "batch_size": 7, "batch_timeout": 0.01}},
+        partition_by=lambda m: m.data % parts,
+        resubscribe_interval=0,
+        max_restarts=10**6,
+    ).start()
+    eventually(lambda: len(acks.all_data()) == count, "all acknowledged")
+    feed.close()
+    assert pipeline.join(BOUND)
+    expected = {part: list(range(part, count, parts)) for part in range(parts)}
+    assert dict(handled) == expected
+    assert dict(batched) == expected
+    assert sorted(acks.all_data()) == list(range(count))
+    assert len(feed.instances) == count // 20 + 1
 
 
 # Functions that go wrong

@@ -21,6 +21,7 @@ from tests.helpers import (
     BOUND,
     NEVER,
     QUIET,
+    Call,
     Feed,
     FeedProducer,
     eventually,
@@ -455,6 +456,64 @@ def test_pushing_while_the_whole_pipeline_restarts(make_pipeline: Any, acks: Any
     pipeline.stop()
     assert sorted(acks.all_data()) == accepted
     assert accepted
+
+
+def test_stop_while_the_whole_pipeline_restarts(make_pipeline: Any, acks: Any) -> None:
+    """
+    A stop that meets a restart drains all the same: every push that was accepted is acknowledged, within the deadline.
+    """
+    for _ in range(20):
+        made: list[int] = []
+        pipeline = make_pipeline(
+            producer={"module": (Crashing, {"made": made})},
+            processors={"default": {"concurrency": 2}},
+            batchers={"default": {"batch_timeout": NEVER}},
+            resubscribe_interval=0,
+            max_restarts=10**6,
+            shutdown=BOUND,
+        ).start()
+        accepted: list[int] = []
+
+        def push(pipeline: Any = pipeline, accepted: list[int] = accepted) -> None:
+            for number in itertools.count():
+                pipeline.push_messages(acks.messages([number]))
+                accepted.append(number)
+
+        call = Call(push)
+        eventually(lambda accepted=accepted, made=made: len(accepted) > 10 and len(made) > 5, "some restarts")
+        pipeline.stop()
+        with pytest.raises(broadway_sync.NotRunningError):
+            call.result()
+        assert sorted(acks.all_data()) == accepted
+        acks.acks.clear()
+
+
+def test_giving_up_under_load(make_pipeline: Any, acks: Any) -> None:
+    """
+    A pipeline that gives up acknowledges every push that it accepted before.
+    """
+    for _ in range(10):
+        pipeline = make_pipeline(
+            producer={"module": (Crashing, {"made": []})},
+            batchers={"default": {"batch_timeout": NEVER}},
+            resubscribe_interval=0.001,
+            max_restarts=1,
+            max_seconds=6 * BOUND,
+        ).start()
+        accepted: list[int] = []
+
+        def push(pipeline: Any = pipeline, accepted: list[int] = accepted) -> None:
+            for number in itertools.count():
+                pipeline.push_messages(acks.messages([number]))
+                accepted.append(number)
+
+        call = Call(push)
+        with pytest.raises(PipelineFailedError):
+            pipeline.join(BOUND)
+        with pytest.raises(broadway_sync.NotRunningError):
+            call.result()
+        assert sorted(acks.all_data()) == accepted
+        acks.acks.clear()
 
 
 def test_exhausted_producer_is_not_made_again(make_pipeline: Any, acks: Any) -> None:

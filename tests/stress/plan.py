@@ -150,8 +150,9 @@ def capacity(plan: Plan) -> int:
     Demanded and not yet handled are ``producers * processors * max_demand``, and what came past demand. Past the
     processors each batcher holds: open batches, one for each key and partition, never full; batches that wait, with
     fewer than ``processors * max_demand`` messages while processors pass its gate (once more for each batch processor
-    that is idle while batches of an explicit key or a partition have to wait), and what those that have passed it
-    bring along, a chunk each and the one that shut it; and one batch for each batch processor.
+    that is idle while batches of an explicit key or a partition have to wait); what is on its way into it when the
+    gate shuts: a chunk for each processor that has passed it, and as many that were left to whoever runs the steps; and
+    one batch for each batch processor.
     """
     return _undelivered(plan) + sum(_in_batcher(plan, batcher) for batcher in plan.batchers)
 
@@ -159,6 +160,7 @@ def capacity(plan: Plan) -> int:
 def _undelivered(plan: Plan) -> int:
     demanded = plan.producers * plan.processors * plan.max_demand
     beyond = plan.producers * (plan.overlong + plan.last_words)
+    # What processors have in hand takes up no room in the buffer; a producer may be asked before all of it came.
     emitted = plan.processors * plan.chunk + plan.buffer_size - 1 + plan.emit_length
     return demanded + beyond + plan.pushes + (plan.producers * emitted if plan.emitters else 0)
 
@@ -169,5 +171,5 @@ def _in_batcher(plan: Plan, batcher: BatcherPlan) -> int:
     # Batches wait beside idle batch processors only if their key or partition has to wait.
     is_serial = batcher.is_partitioned or plan.keys != ("default",)
     lots = batcher.concurrency if is_serial else 1
-    waiting = plan.processors * batcher.max_demand * lots - 1 + (plan.processors + 1) * plan.chunk
+    waiting = plan.processors * batcher.max_demand * lots - 1 + 2 * plan.processors * plan.chunk
     return still_open + waiting + batcher.concurrency * batcher.size

@@ -1,0 +1,67 @@
+"""
+Credentials do not leave in telemetry, logs or texts.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from typing import Any, Mapping
+
+MASK = "******"
+
+_WORDS = (
+    r"passw(?:or)?d|passphrase|passcode|pwd|secret|token|credential|authorization|signature"
+    r"|api_?key|access_?key|private_?key|account_?key|shared_?key|sas_?key"
+)
+_SECRET_NAME = re.compile(rf"{_WORDS}|^pass$|^key$|^auth$", re.IGNORECASE)
+# scheme://user:password@host; the last @ counts, as passwords may contain one.
+_URL_PASSWORD = re.compile(r"(\w://[^\s:/@]*):[^\s]*@")
+# password=..., also quoted, in query strings, DSNs and JAAS configurations, and "Authorization: Bearer ...".
+_ASSIGNMENT = re.compile(rf"""(\w*(?:{_WORDS})\w*\s*[=:]\s*)("[^"]*"|'[^']*'|Bearer \S+|Basic \S+|[^\s&;,"']+)""", re.I)
+
+
+def mask(value: Any) -> Any:
+    """
+    Return a copy of *value* in which passwords, keys and tokens are masked.
+
+    Looked for by name in mappings and pairs, at any depth of mappings, lists, tuples and sets, and inside str and
+    bytes. Of an object that is none of these, nor a number, None, a class or a function, only the type is shown: its
+    ``repr`` may say anything.
+    """
+    if isinstance(value, Mapping):
+        return {key: MASK if _is_secret(key) and item is not None else mask(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return _mask_items(value)
+    if isinstance(value, str):
+        return _ASSIGNMENT.sub(rf"\1{MASK}", _URL_PASSWORD.sub(rf"\1:{MASK}@", value))
+    if isinstance(value, (bytes, bytearray)):
+        return mask(bytes(value).decode("latin-1")).encode("latin-1")
+    if value is None or isinstance(value, (bool, int, float, type)) or hasattr(value, "__code__"):
+        return value
+    return f"<{type(value).__name__}>"
+
+
+def mask_module(module: Any) -> Any:
+    """
+    Return the option ``producer.module`` without credentials: those among its options, or of a ``functools.partial``.
+    """
+    if isinstance(module, tuple):
+        return (module[0], mask(module[1]))
+    return mask_module(module.func) if isinstance(module, functools.partial) else module
+
+
+def _mask_items(items: Any) -> Any:
+    if len(items) == 2 and isinstance(items, (list, tuple)) and _is_secret(items[0]):  # a pair, as headers come
+        masked = [items[0], MASK]
+    else:
+        masked = [mask(item) for item in items]
+    return (
+        masked if isinstance(items, list) else type(items)(masked) if type(items) in (set, frozenset) else tuple(masked)
+    )
+
+
+def _is_secret(key: Any) -> bool:
+    if isinstance(key, bytes):
+        key = key.decode("latin-1")
+    return isinstance(key, str) and bool(_SECRET_NAME.search(key))
