@@ -18,7 +18,7 @@ from typing import Any, Callable, Iterator
 
 import pytest
 
-GRACE = 5.0
+GRACE = 5.0 * float(os.environ.get("BROADWAY_TIME_SCALE", "1"))
 """Seconds that a thread has to end after its test; every one that ends sooner costs only what it takes."""
 
 

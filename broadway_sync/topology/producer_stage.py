@@ -63,12 +63,12 @@ class ProducerStage:
         Raises:
             BaseException: The last crash, when the producer crashed too often.
         """
-        try:
-            error = self._produce()
-        finally:
-            self.source.close()
+        error = self._produce()
         if error is not None:
+            # The source stays open until the supervisor knows: a push meets a pipeline that restarts, not one that
+            # has ended.
             raise error
+        self.source.close()
         self._drained.wait()
         self._terminate("normal" if self.is_exhausted else self._stop_reason)
 

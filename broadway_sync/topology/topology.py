@@ -188,6 +188,8 @@ class Topology:
         Let the next layer end once a layer has.
         """
         self._alive.discard(stage)
+        if stage in self.producers:
+            stage.source.close()
         if not self._alive.isdisjoint(self._processors):
             return
         if not self._are_batchers_closed:

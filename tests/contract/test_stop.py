@@ -694,6 +694,31 @@ def test_abandoned_callback_that_raises(make_pipeline: Any, acks: Any, gate: Any
     assert (acks.acks, failed) == ([], [])
 
 
+def test_abandoned_callback_that_uses_its_pipeline(make_pipeline: Any, acks: Any, gate: Any) -> None:
+    """
+    A callback of an abandoned thread that pushes gets ``NotRunningError`` and does no harm.
+    """
+    pipeline: Any = None
+    outcome: queue.Queue[Any] = queue.Queue()
+
+    def handle_message(processor: str, message: Message, context: Any) -> Message:
+        gate.wait()
+        try:
+            outcome.put(pipeline.push_messages(acks.messages([2])))
+        except NotRunningError as error:
+            outcome.put(error)
+        return message
+
+    pipeline = make_pipeline(make_handler(handle_message=handle_message), shutdown=0.1).start()
+    pipeline.push_messages(acks.messages([1]))
+    gate.arrived()
+    with pytest.raises(DrainTimeoutError):
+        pipeline.stop()
+    gate.open()
+    assert isinstance(get(outcome), NotRunningError)
+    assert acks.acks == []
+
+
 def test_second_stop_after_a_drain_timeout(make_pipeline: Any, acks: Any, gate: Any) -> None:
     """
     A second stop returns quietly, ``join`` too; the state is stopped and the name is free.

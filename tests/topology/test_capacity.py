@@ -1,10 +1,11 @@
 """
-The most messages that a pipeline can hold: here the bounds of ``tests/stress/plan.py`` are reached, message by message, so
-that they are neither too low nor made up. That they are never exceeded is for the stress test to show.
+The most messages that a pipeline can hold: here the bounds of ``tests/stress/plan.py`` are reached, message by message,
+so that they are neither too low nor made up. That they are never exceeded is for the stress test to show.
 """
 
 from __future__ import annotations
 
+import itertools
 import threading
 from typing import Any, Callable, Dict, Iterable, List
 
@@ -12,7 +13,7 @@ import pytest
 
 from broadway_sync import Message, NoopAcknowledger, Producer
 
-from ..helpers import NEVER, QUIET, Call, Gate, eventually, get, make_handler
+from ..helpers import BOUND, NEVER, QUIET, Gate, eventually, make_handler
 from ..stress.plan import BatcherPlan, Plan, capacity, make_plan
 
 Make = Callable[..., Any]
@@ -122,24 +123,28 @@ def test_a_batcher_that_is_held_up_while_its_batch_processor_hangs(
     make_pipeline: Make, gates: Callable[[], Gate], processors: int
 ) -> None:
     """
-    One message is missing to shut the gate when a step hangs (the ``batch_size`` function of its message). Each processor
-    that is free leaves its chunks to whoever runs the steps until there are too many, and waits with one more.
+    One message is missing to shut the gate when a step hangs (the ``batch_size`` function of its message). The
+    processors that are free leave as many chunks as there are processors to whoever runs the steps, pass the gate once
+    more, and are through with one more chunk each when the gate has been shut.
     """
-    handling, sizing, made = gates(), gates(), []
-    before = processors  # one batch is handled, and one less than what shuts the gate waits
-    steps: List[int] = []
-
-    def batch_size(message: Message, accumulator: Any) -> Any:
-        steps.append(1)
-        if len(steps) == before + 1:
-            sizing.wait()
-        return ("emit", accumulator)
-
-    tickets = threading.Semaphore(0)
+    handling, sizing, late, made = gates(), gates(), gates(), []
+    before = processors  # one batch is handled, and one message less than what shuts the gate waits
+    left_behind = 1 + processors  # the one whose step hangs, and the steps that are left to that thread
+    handled, sized = itertools.count(), itertools.count()
+    go_on = threading.Event()
 
     def handle_message(processor: str, message: Message, context: Any) -> Message:
-        tickets.acquire()
+        number = next(handled)
+        if number >= before:
+            go_on.wait(BOUND)
+        if number >= before + left_behind:
+            late.wait()
         return message
+
+    def batch_size(message: Message, accumulator: Any) -> Any:
+        if next(sized) == before:
+            sizing.wait()
+        return ("emit", accumulator)
 
     pipeline = make_pipeline(
         make_handler(
@@ -148,54 +153,51 @@ def test_a_batcher_that_is_held_up_while_its_batch_processor_hangs(
         ),
         producer={"module": (Endless, {"made": made})},
         processors={"p": {"concurrency": processors, "max_demand": 1, "min_demand": 0}},
-        batchers={"b": {"batch_size": (0, batch_size), "max_demand": 1, "batch_timeout": NEVER}},
+        batchers={"default": {"batch_size": (0, batch_size), "max_demand": 1, "batch_timeout": NEVER}},
     ).start()
-    try:
-        tickets.release(before)
-        handling.arrived()
-        batcher = pipeline._run._topology._batchers["b"]
-        eventually(lambda: batcher._accumulator.waiting == before - 1, "one less than what shuts the gate")
-        tickets.release(10**6)
-        sizing.arrived()
-        eventually(lambda: len(batcher._room.parked) == processors - 1, "all other processors wait for the steps")
-        sizing.open()
-        plan = plain(processors=processors, max_demand=1, min_demand=0, batchers=(plan_of_batcher(),))
-        reached = processors + (processors - 1 + 2 * processors) + 1
-        # A single processor runs the steps itself: there is nobody to leave chunks to them.
-        assert settled(made) == (capacity(plan) if processors > 1 else capacity(plan) - 1)
-        assert capacity(plan) == reached
-    finally:
-        tickets.release(10**6)
+    handling.arrived()
+    batcher = pipeline._run._topology._batchers["default"]
+    eventually(lambda: batcher._accumulator.waiting == before - 1, "one less than what shuts the gate")
+    go_on.set()
+    sizing.arrived()
+    for _ in range(processors - 1):
+        late.arrived()
+    sizing.open()
+    # A single processor runs the steps itself, and stops before the gate with its next chunk.
+    more = left_behind if processors > 1 else 1
+    eventually(lambda: batcher._accumulator.waiting == before - 1 + more, "the steps are run")
+    assert batcher.is_full
+    late.open()
+    plan = plain(processors=processors, max_demand=1, min_demand=0, batchers=(plan_of_batcher(),))
+    assert capacity(plan) == processors + (processors - 1 + 2 * processors) + 1
+    assert settled(made) == (capacity(plan) if processors > 1 else capacity(plan) - 1)
 
 
 def test_open_batches_add_up_by_key_and_partition(make_pipeline: Make, gate: Gate) -> None:
     """
-    All but one message of a batch for each of them, while the producer is asked for more.
+    All but one message of a batch for each of them wait for what completes it; beside these terms (and one batch for
+    each batch processor) the formula does not depend on the size.
     """
-    keys, partitions, size = ["a", "b", "default"], 2, 4
-    per_lane = size - 1
-    lanes = [(key, partition) for key in keys for partition in range(partitions)]
-    plan = [lane for lane in lanes for _ in range(per_lane)]
-    acked: List[Any] = []
-    more = Call(lambda: None)
-    more.result()
+    keys, partitions, size = ("a", "b", "default"), 2, 4
+    lanes = [(key, partition) for key in keys for partition in range(partitions)] * (size - 1)
+    batches: List[Any] = []
 
-    class Plan(Producer):
+    class Lanes(Producer):
         poll_interval = NEVER
 
         def handle_demand(self, demand: int) -> Iterable[Message]:
-            taken, plan[:] = plan[:demand], plan[demand:]
+            taken, lanes[:] = lanes[:demand], lanes[demand:]
             return [Message(lane, NoopAcknowledger.init()) for lane in taken]
 
     pipeline = make_pipeline(
         make_handler(
             handle_message=lambda processor, message, context: message.put_batch_key(message.data[0]),
-            handle_batch=lambda batcher, messages, info, context: acked.append(info) or messages,
+            handle_batch=lambda batcher, messages, info, context: batches.append(info) or messages,
         ),
-        producer={"module": (Plan, {})},
+        producer={"module": (Lanes, {})},
         processors={"p": {"concurrency": 1, "max_demand": 2}},
         batchers={
-            "b": {
+            "default": {
                 "batch_size": size,
                 "batch_timeout": NEVER,
                 "concurrency": partitions,
@@ -203,10 +205,11 @@ def test_open_batches_add_up_by_key_and_partition(make_pipeline: Make, gate: Gat
             }
         },
     ).start()
-    batcher = pipeline._run._topology._batchers["b"]
-    eventually(lambda: not plan or get, "the plan is handed over")
-    eventually(
-        lambda: sum(len(b.messages) for b in batcher._accumulator.unfinished()) == len(lanes) * per_lane,
-        "all messages are in open batches",
-    )
-    assert acked == []
+    accumulator = pipeline._run._topology._batchers["default"]._accumulator
+    expected = len(keys) * partitions * (size - 1)
+    eventually(lambda: sum(len(b.messages) for b in accumulator.unfinished()) == expected, "all are in open batches")
+    assert batches == []
+    one = plan_of_batcher(concurrency=partitions, size=size, is_partitioned=True)
+    none = one._replace(size=1)
+    bounds = [capacity(plain(keys=keys, batchers=(batcher,))) for batcher in (one, none)]
+    assert bounds[0] - bounds[1] == expected + partitions * (size - 1)
