@@ -620,6 +620,8 @@ def kill(thread: threading.Thread) -> None:
     """
     Raise ``Killed`` in *thread* as soon as it runs Python code again; wait first until it is parked somewhere.
     """
+    if sys.version_info[:2] == (3, 11) and sys.gettrace() is not None:
+        pytest.skip("CPython 3.11 spins when an exception is set in a parked thread while others are traced")
     eventually(lambda: _place(thread), "the thread has started")
     while True:
         place = _place(thread)
