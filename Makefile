@@ -10,6 +10,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 COMMA := ,
+# Tests that coverage itself makes hang: it holds a lock of its own when a busy process forks, and CPython 3.11 spins
+# when a traced thread runs while an exception waits in a parked one. They run without it.
+UNTRACED = fork_under_load or thread_that_dies or threads_that_die
 # Seeds of the longer stress run.
 SEEDS ?= 2000
 
@@ -37,14 +40,15 @@ $(VENV)/.installed-%: setup.cfg | $(BIN)/python
 
 test: $(VENV)/.installed-test-demo
 ifdef ARGS
-	$(BIN)/python -m pytest -rs $(ARGS)
+	$(BIN)/python -m pytest -rfEs $(ARGS)
 else
-	$(BIN)/python -m coverage run -m pytest -rs
+	$(BIN)/python -m coverage run -m pytest -rfEs -k "not ($(UNTRACED))"
+	$(BIN)/python -m pytest -rfEs -k "$(UNTRACED)" tests/contract
 	$(BIN)/python -m coverage report
 endif
 
 coverage: $(VENV)/.installed-test-demo
-	$(BIN)/python -m coverage run -m pytest -q
+	$(BIN)/python -m coverage run -m pytest -q -k "not ($(UNTRACED))"
 	$(BIN)/python -m coverage html --fail-under=0
 	$(BIN)/python -m coverage report
 	@echo "by line: htmlcov/index.html"
@@ -53,7 +57,7 @@ demo: $(VENV)/.installed-demo
 	$(BIN)/python -m examples.flights $(ARGS)
 
 stress: $(VENV)/.installed-test-demo
-	BROADWAY_STRESS_SEEDS=$(SEEDS) $(BIN)/python -m pytest -rs --timeout=0 tests/test_stress.py $(ARGS)
+	BROADWAY_STRESS_SEEDS=$(SEEDS) $(BIN)/python -m pytest -rfEs --timeout=300 tests/test_stress.py $(ARGS)
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python -m bench $(ARGS)

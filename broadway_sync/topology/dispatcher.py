@@ -118,8 +118,10 @@ class Channel:
         self._in_vain += 2
         if self._in_vain >= IN_VAIN and not self.has_sentinel:
             self.has_sentinel = True
-            self._stand_sentinel()
-            self.has_sentinel = False
+            try:
+                self._stand_sentinel()
+            finally:
+                self.has_sentinel = False
 
     def _stand_sentinel(self) -> None:
         quiet_ticks = 0

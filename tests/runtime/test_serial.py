@@ -71,6 +71,32 @@ def test_a_step_may_post_steps() -> None:
     assert book.entries == ["outer", ("inner", None, threading.current_thread())]
 
 
+def test_a_step_that_comes_at_the_last_moment_is_not_left_behind() -> None:
+    """
+    The runner has found nothing more to run, but has not given up the right yet: the poster's try fails, and the runner
+    looks again.
+    """
+    book = Book()
+    real = book.serial._lock
+
+    class Late:
+        """
+        The lock, and a poster who comes just before it is released.
+        """
+
+        def acquire(self, blocking: bool) -> bool:
+            return real.acquire(blocking)
+
+        def release(self) -> None:
+            if len(book.entries) == 1:
+                book.serial.post(book.write, "late", None)
+            real.release()
+
+    book.serial._lock = Late()  # type: ignore[assignment]
+    book.serial.post(book.write, "first", None)
+    assert [entry[0] for entry in book.entries] == ["first", "late"]
+
+
 def test_a_step_that_raises_does_not_keep_the_right_to_run() -> None:
     """
     It raises at the thread that ran it; what comes later runs.

@@ -10,7 +10,7 @@ import sys
 import threading
 import traceback
 from collections import Counter
-from typing import Any, Dict, Iterator, List
+from typing import Any, Dict, Iterator, List, Optional
 
 from broadway_sync import DrainTimeoutError, Pipeline, PipelineFailedError, telemetry
 
@@ -28,8 +28,11 @@ from .actors import (
 from .plan import BatcherPlan, Plan
 from .witness import Witness
 
-BOUND = 20.0 * SCALE
+BOUND = 15.0 * SCALE
 """Seconds after which a run hangs."""
+
+SHORT = 3.0 * SCALE
+"""Seconds for the rest of a run that hangs: its seed must be told before the test's own time is over."""
 
 EVENTS = [
     ("broadway", *stage, moment)
@@ -127,10 +130,10 @@ class _Run:
         self._witness.stop_now.wait()
         self._stop()
 
-    def _stop(self) -> None:
+    def _stop(self, timeout: Optional[float] = None) -> None:
         self._witness.is_ending.set()
         try:
-            self._pipeline.stop()
+            self._pipeline.stop(timeout)
         except DrainTimeoutError as error:
             self._witness.fault(f"the stop did not drain: {error}")
 
@@ -148,14 +151,15 @@ class _Run:
         return self._witness
 
     def _wait(self) -> None:
-        if not self._has_ended():
-            self._witness.fault(f"hangs, {self._witness.last_place()} messages were acknowledged:\n{stacks()}")
+        has_ended = self._has_ended()
+        if not has_ended:
+            self._witness.fault(f"hangs, {self._witness.count_acknowledged()} messages were acknowledged:\n{stacks()}")
         self._is_over.set()
         self._witness.stop_now.set()
-        self._stop()  # of a pipeline that has ended: does nothing, raises nothing
+        self._stop(None if has_ended else SHORT)  # of a pipeline that has ended: does nothing, raises nothing
         library = [t for t in threading.enumerate() if t.name.startswith(f"{self._name}.Broadway.")]
         for thread in [*self._threads, *library]:
-            thread.join(BOUND)
+            thread.join(BOUND if has_ended else SHORT)
             if thread.is_alive():
                 self._witness.fault(f"the thread {thread.name} is left:\n{stacks()}")
                 return

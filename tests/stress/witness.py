@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import threading
 from time import monotonic
-from typing import Any, Dict, Hashable, Iterable, List, Optional, Set, Tuple
+from typing import Any, Dict, Hashable, Iterable, List, Set, Tuple
 
 from broadway_sync import BatchInfo, Message
 
@@ -257,7 +257,7 @@ class Witness:
             elif self._held:
                 self.fault(f"the books say that {self._held} messages are held")
 
-    def last_place(self) -> Optional[int]:
+    def count_acknowledged(self) -> int:
         """
         How many messages were acknowledged.
         """

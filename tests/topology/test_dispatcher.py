@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from typing import Any, List, Optional, Tuple
+from typing import Any, Deque, List, Optional, Tuple
 
 import pytest
 
@@ -385,3 +385,25 @@ class TestEnd:
         dispatcher.channels[0].take()
         ready, held = dispatcher.remove_all()
         assert (data(ready), held, dispatcher.has_messages()) == ([2, 3, 4], [], False)
+
+    def test_remove_all_leaves_to_a_processor_what_it_was_faster_to_take(self, acks: RecordingAcknowledger) -> None:
+        """
+        Between the look and the hand there is time for a thread.
+        """
+
+        class Raced(Deque[Any]):
+            """
+            A deque whose last chunk is taken by somebody else.
+            """
+
+            def popleft(self) -> Any:
+                chunk = super().popleft()
+                if not self:
+                    raise IndexError("a processor was faster")
+                return chunk
+
+        dispatcher = make_dispatcher()
+        dispatcher.sources[0].offer(messages(acks, 5))
+        channel = dispatcher.channels[0]
+        channel.ready = Raced(channel.ready)
+        assert data(dispatcher.remove_all()[0]) == [0, 1, 2, 3]

@@ -222,7 +222,8 @@ class TestCrash:
 
     def test_the_last_crash_is_raised_when_there_were_too_many(self) -> None:
         """
-        The source is closed by then, and the instance terminated with the crash.
+        The instance is terminated with the crash. The source is open until the supervisor has decided what follows: a
+        push must meet a pipeline that restarts, not one that has ended.
         """
         scene, error = Scene(allows=[False]), LookupError("no broker")
         call = scene.run()
@@ -231,7 +232,7 @@ class TestCrash:
         with pytest.raises(LookupError) as caught:
             call.result()
         assert caught.value is error
-        assert (scene.source.is_closed, scene.stage.is_exhausted) == (True, False)
+        assert (scene.source.is_closed, scene.stage.is_exhausted) == (False, False)
         assert [get(puppet.calls), get(puppet.calls)] == [4, ("terminate", error)]
 
     def test_an_end_of_stream_with_wrong_messages_is_a_crash_like_any_other(self) -> None:
@@ -250,6 +251,18 @@ class TestCrash:
         scene.drained.open()
         call.result()
         assert scene.stage.is_exhausted
+
+    @pytest.mark.parametrize("answer", [None, NotRunningError("the client is closed"), ["no message"], 7])
+    def test_whatever_is_no_answer_is_a_crash(self, answer: Any) -> None:
+        """
+        Nothing at all, no messages, and an error that the library uses itself.
+        """
+        scene = Scene(allows=[False])
+        call = scene.run()
+        get(scene.instances).answers.put(answer)
+        with pytest.raises((TypeError, NotRunningError)):
+            call.result()
+        assert (scene.source.outstanding(), scene.ready()) == (0, [])
 
     def test_a_drain_during_the_pause_after_a_crash_is_the_end(self) -> None:
         """
