@@ -151,7 +151,7 @@ def _group(messages: Sequence[Message], groups: Dict[Hashable, Group], column: i
             continue
         try:
             acknowledger, ack_ref, _ = message.acknowledger
-        except (TypeError, ValueError) as error:
+        except BaseException as error:  # whatever it is, it is no triple
             log_error(
                 f"not an (acknowledger, ack_ref, ack_data): {safe_repr(message.acknowledger)}", error, pipeline, stage
             )
@@ -163,9 +163,8 @@ def _group(messages: Sequence[Message], groups: Dict[Hashable, Group], column: i
 
 
 def _find_group(groups: Dict[Hashable, Group], acknowledger: Any, ack_ref: Any) -> Group:
-    key: Hashable = (acknowledger, ack_ref)
+    group: Group = (acknowledger, ack_ref, [], [])
     try:
-        hash(key)
-    except Exception:  # unhashable, or a __hash__ that raises: then the same object is the same ref
-        key = (id(acknowledger), id(ack_ref))
-    return groups.setdefault(key, (acknowledger, ack_ref, [], []))
+        return groups.setdefault((acknowledger, ack_ref), group)
+    except Exception:  # unhashable, or a __hash__ or __eq__ that raises: then the same object is the same ref
+        return groups.setdefault((id(acknowledger), id(ack_ref)), group)

@@ -160,6 +160,16 @@ class Message:
         """
         return not hasattr(self, "_claim")
 
+    def __getstate__(self) -> Dict[str, Any]:
+        """
+        For copies and pickles: a copy of an acknowledged message is acknowledged.
+        """
+        return {field.name: getattr(self, field.name) for field in attrs.fields(Message) if hasattr(self, field.name)}
+
+    def __setstate__(self, state: Dict[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, value)
+
     def claim(self) -> bool:
         """
         Take the right to acknowledge the message; False if it was taken before. Atomic.

@@ -50,8 +50,14 @@ def _is_int(value: Any, minimum: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= minimum
 
 
-def _is_seconds(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+def is_seconds(value: Any) -> bool:
+    """
+    Whether *value* is a finite number that a clock can be added to.
+    """
+    try:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # an int beyond what a float can hold
+        return False
 
 
 def _takes(count: int) -> Callable[[Any], bool]:
@@ -76,8 +82,8 @@ def _takes(count: int) -> Callable[[Any], bool]:
 _takes_none, _takes_one, _takes_two = _takes(0), _takes(1), _takes(2)
 _positive_int = _rule(lambda value: _is_int(value, 1), "an int > 0")
 _int_from_zero = _rule(lambda value: _is_int(value, 0), "an int >= 0")
-_positive_seconds = _rule(lambda value: _is_seconds(value) and value > 0, "a finite number of seconds > 0")
-_seconds_from_zero = _rule(lambda value: _is_seconds(value) and value >= 0, "a finite number of seconds >= 0")
+_positive_seconds = _rule(lambda value: is_seconds(value) and value > 0, "a finite number of seconds > 0")
+_seconds_from_zero = _rule(lambda value: is_seconds(value) and value >= 0, "a finite number of seconds >= 0")
 _name = _rule(lambda value: isinstance(value, str) and bool(value), "a non-empty str")
 _optional_partition_by = _rule(
     lambda value: value is None or _takes_one(value), "None or a function of one argument, the message"

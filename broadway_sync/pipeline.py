@@ -4,10 +4,9 @@ The pipeline: what users make, start, ask and stop.
 
 from __future__ import annotations
 
-import math
 import threading
 from time import time_ns
-from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Tuple
 
 import attrs
 
@@ -20,14 +19,15 @@ from .errors import (
     RateLimitingNotEnabledError,
 )
 from .handler import resolve_handler
-from .log import safe_repr
+from .log import log_error, safe_repr
 from .message import Message
-from .options import PipelineOptions, build_options, check_rate_limiting, inherit
+from .options import PipelineOptions, build_options, check_rate_limiting, inherit, is_seconds
 from .producer import Producer
 from .runtime.stage_thread import current_owner
 from .telemetry import execute
 from .telemetry.events import TOPOLOGY_INIT
 from .test_ref import TestRef
+from .topology.rate_limiter import SharedRateLimit
 from .topology.run import Run
 from .topology.settings import Settings
 from .topology.topology import Names
@@ -92,6 +92,8 @@ class Pipeline:
         # Serializes start(). Outermost: held while the children and stages of a run are started.
         self._lock = threading.Lock()
         self._run: Optional[Run] = None
+        self._is_starting = False
+        self._is_stop_requested = False  # while there was nothing yet that could have been stopped
         registry.fork_aware.add(self)
 
     @property
@@ -106,7 +108,7 @@ class Pipeline:
         """
         Seconds that a graceful stop may take.
         """
-        return self._options.shutdown
+        return self._current_options.shutdown
 
     @property
     def state(self) -> str:
@@ -131,17 +133,23 @@ class Pipeline:
             if self._run is not None and self._run.state in ("running", "draining"):
                 raise AlreadyStartedError(f"pipeline {self.name!r} is {self._run.state} already")
             registry.register(self)
+            self._is_starting = True
             try:
                 self._run = self._prepare_run()
                 self._run.start()
+                if self._is_stop_requested:
+                    self.request_stop()
             except BaseException:
                 self._run = None
                 registry.unregister(self)
                 raise
+            finally:
+                self._is_starting = self._is_stop_requested = False
         return self
 
     def _prepare_run(self) -> Run:
         children, options = _prepare_for_start(self._handler, self._options)
+        resolve_handler(self._handler, with_batchers=bool(options.batchers))
         settings = Settings(options, self._handler)
         execute(TOPOLOGY_INIT, {"system_time": time_ns()}, {"config": settings.masked_options, "name": self.name})
         return Run(settings, children, lambda: registry.unregister(self))
@@ -174,6 +182,8 @@ class Pipeline:
         """
         Begin the stop and return at once: for signal handlers. Takes no lock that the interrupted thread could hold.
         """
+        if self._is_starting:
+            self._is_stop_requested = True
         if self._run is not None:
             self._run.request_stop(self.shutdown)
 
@@ -212,9 +222,10 @@ class Pipeline:
             finally:
                 if run is not None:
                     run.raise_if_failed()
-        except Exception:  # the body's exception wins
+        except Exception as error:
             if exc is None:
                 raise
+            log_error("the pipeline ended badly while an exception left its `with`", error, self.name, self.name)
 
     def topology(self) -> Dict[str, List[Dict[str, Any]]]:
         """
@@ -223,13 +234,13 @@ class Pipeline:
 
         Names are those of threads without the index. Answers at any time.
         """
-        return Names(self._options).topology()
+        return Names(self._current_options).topology()
 
     def producer_names(self) -> List[str]:
         """
         Return the names of the producers' threads. Answers at any time.
         """
-        return Names(self._options).producers()
+        return Names(self._current_options).producers()
 
     def get_rate_limiting(self) -> Dict[str, Any]:
         """
@@ -335,21 +346,30 @@ class Pipeline:
         if run is not None:
             run.forget()
 
+    @property
+    def _current_options(self) -> PipelineOptions:
+        """
+        The options of the last run, which ``prepare_for_start`` may have changed.
+        """
+        return self._options if self._run is None else self._run.options
+
     def _running_run(self) -> Run:
         run = self._run
         if run is None or run.state in ("stopped", "failed"):
             raise NotRunningError(f"pipeline {self.name!r} is not running in this process (it is {self.state})")
         return run
 
-    def _running_limit(self) -> Any:
-        if self._options.producer.rate_limiting is None:
+    def _running_limit(self) -> SharedRateLimit:
+        if self._current_options.producer.rate_limiting is None:
             raise RateLimitingNotEnabledError(f"pipeline {self.name!r} was configured without producer.rate_limiting")
-        return self._running_run().limit
+        limit = self._running_run().limit
+        assert limit is not None
+        return limit
 
     def _seconds(self, timeout: Optional[float]) -> float:
         if timeout is None:
             return self.shutdown
-        if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 <= timeout < math.inf:
+        if not is_seconds(timeout) or timeout < 0:
             raise ValueError(f"timeout must be a number of seconds >= 0, got: {timeout!r}")
         return timeout
 
@@ -370,7 +390,7 @@ def _validate_producer(options: PipelineOptions) -> PipelineOptions:
     return attrs.evolve(options, producer=attrs.evolve(options.producer, module=(cls, cls.validate_options(given))))
 
 
-def _prepare_for_start(handler: Any, options: PipelineOptions) -> Any:
+def _prepare_for_start(handler: Any, options: PipelineOptions) -> Tuple[List[Any], PipelineOptions]:
     """
     Call the producer's ``prepare_for_start``, if it has one, and check what it returns.
     """

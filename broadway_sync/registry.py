@@ -5,6 +5,7 @@ The running pipelines of this process: their names, and what happens to them at 
 from __future__ import annotations
 
 import atexit
+import concurrent.futures.thread  # noqa: F401 - see below
 import os
 import threading
 import weakref
@@ -99,7 +100,9 @@ def _after_fork_in_child() -> None:
 
 
 # threading._register_atexit runs before the interpreter waits for non-daemon threads, which may be a client
-# library's that end only with the pipeline. It is private, and missing in 3.8: atexit is good enough then.
+# library's that end only with the pipeline. The last one registered runs first: executors, which handlers may use, are
+# shut down the same way, so their module has to be imported before. It is private, and missing in 3.8: atexit is good
+# enough then.
 getattr(threading, "_register_atexit", atexit.register)(_drain_all)
 
 if hasattr(os, "register_at_fork"):

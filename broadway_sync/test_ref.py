@@ -5,6 +5,7 @@ What ``test_message`` and ``test_batch`` return.
 from __future__ import annotations
 
 import queue
+import threading
 from time import monotonic
 from typing import List, Tuple
 
@@ -34,7 +35,7 @@ class TestRef:
         deadline = monotonic() + timeout
         while True:
             try:
-                event = self.queue.get(timeout=max(0.0, deadline - monotonic()))
+                event = self.queue.get(timeout=min(max(0.0, deadline - monotonic()), threading.TIMEOUT_MAX))
             except queue.Empty:
                 raise TimeoutError(f"no test message was acknowledged within {timeout:g} seconds") from None
             if event[0] == "ack":  # the other ones come from configure_ack

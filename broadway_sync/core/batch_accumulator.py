@@ -50,6 +50,26 @@ class Batch:
         self.is_blocked = False
 
 
+def discard(batches: Dict[Any, Batch], key: Any, batch: Batch) -> None:
+    """
+    Remove *batch* from a dict by key, also if the key's ``__hash__`` or ``__eq__`` has begun to raise or to lie.
+    """
+    try:
+        found = batches.pop(key)
+        if found is batch:
+            return
+        batches[key] = found
+    except Exception:  # user code; what follows calls none of it for the batches that it keeps
+        pass
+    kept = [(other_key, other) for other_key, other in batches.items() if other is not batch]
+    batches.clear()
+    for other_key, other in kept:
+        try:
+            batches[other_key] = other
+        except Exception:  # as broken: it is found by the calendar, and is due in time
+            continue
+
+
 class BatchAccumulator:
     """
     Open batches by partition and key.
@@ -157,7 +177,7 @@ class BatchAccumulator:
         """
         self.waiting -= len(batch.messages)
         if batch.state is DUE:
-            del self._due[batch.partition, batch.key]
+            discard(self._due, (batch.partition, batch.key), batch)
             batch.state = CUT
 
     def _find_or_open(self, key: Hashable, partition: Optional[int], now: float) -> Batch:
@@ -214,11 +234,11 @@ class BatchAccumulator:
             batch.state = CUT
             self._hand_on(batch)
         else:  # a due batch was handed on before, and counts already
-            del self._due[batch.partition, batch.key]
+            discard(self._due, (batch.partition, batch.key), batch)
             batch.state = CUT
 
     def _remove_open(self, batch: Batch) -> None:
-        del self._open[batch.partition][batch.key]
+        discard(self._open[batch.partition], batch.key, batch)
         self.open_count -= 1
 
     def _hand_on(self, batch: Batch) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Deque, Dict, Hashable, Iterator, List, Optional, Tuple
 
-from .batch_accumulator import Batch
+from .batch_accumulator import Batch, discard
 
 
 class BatchDispatcher:
@@ -49,8 +49,11 @@ class BatchDispatcher:
         Queue a batch.
         """
         if not batch.is_default:
-            older = self._youngest.get(batch.key)
-            self._youngest[batch.key] = batch
+            try:
+                older = self._youngest.get(batch.key)
+                self._youngest[batch.key] = batch
+            except Exception:  # a key whose __hash__ or __eq__ raises is equal to none
+                older, batch.is_default = None, True
             if older is not None:
                 older.successor = batch
                 batch.is_blocked = True
@@ -67,7 +70,7 @@ class BatchDispatcher:
             return
         successor = batch.successor
         if successor is None:
-            del self._youngest[batch.key]
+            discard(self._youngest, batch.key, batch)
             return
         batch.successor = None
         successor.is_blocked = False

@@ -13,7 +13,7 @@ class StageThread(threading.Thread):
     Runs *body* and reports its end, with the exception that escaped from it, if any.
 
     Daemon: an interpreter that ends must not wait for a handler that hangs; that in-flight work is finished all
-    the same is the business of the exit hook (see ``lifecycle.py``).
+    the same is the business of the exit hook (see ``registry.py``).
     """
 
     def __init__(

@@ -9,6 +9,7 @@ putting an event on a ``SimpleQueue`` is safe even in a signal handler.
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import traceback
@@ -23,6 +24,11 @@ from .deadline import Deadline
 from .stage_thread import StageThread
 
 STOP, RESTART, FAIL = "shutdown", "restart", "failed"
+
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+
+# How often one stage gets a new thread, to finish what it has, before its generation ends.
+RESUMES = 3
 
 
 class Drain:
@@ -85,6 +91,7 @@ class ThreadSupervisor:
         self._events: SimpleQueue[Tuple[str, Any, Any]] = SimpleQueue()
         self._generation: Any = None
         self._threads: Dict[StageThread, Any] = {}
+        self._resumed: Dict[Any, int] = {}
         self._is_last = False  # whether the generation is there only to handle what the one before it left
         self._drain: Optional[Drain] = None
         self._left_behind = 0
@@ -123,6 +130,7 @@ class ThreadSupervisor:
     def _start_generation(self, *, is_last: bool) -> None:
         self._generation = self._owner.build(is_last=is_last)
         self._is_last = is_last
+        self._resumed = {}
         for stage in self._generation.stages:
             self._spawn(stage)
 
@@ -191,7 +199,8 @@ class ThreadSupervisor:
             if self._drain is None or not is_allowed:
                 self._begin(RESTART if is_allowed else FAIL, self._shutdown, error)
         log_error(f"{what}: {then}", error, self._pipeline, stage.name)
-        return is_allowed and not is_producer
+        self._resumed[stage] = self._resumed.get(stage, 0) + 1
+        return not is_producer and self._resumed[stage] <= RESUMES
 
     def _time_is_up(self) -> None:
         drain = self._drain
@@ -206,7 +215,7 @@ class ThreadSupervisor:
         """
         Abandon the threads that have not ended. They are daemons and end when their callback returns.
         """
-        self._hung.update(describe_threads(self._threads))
+        self._hung.update(describe_threads(hanging(self._threads)))
         stages = list(self._threads.values())
         self._threads.clear()
         if self._drain is not None and self._drain.reason != RESTART:
@@ -259,6 +268,25 @@ class ThreadSupervisor:
             self._generation.drain(STOP)
             self._generation.abandon(list(self._threads.values()))
         self._owner.ended(error, None)
+
+
+def hanging(threads: Iterable[threading.Thread]) -> List[threading.Thread]:
+    """
+    Return those of *threads* that are in code of others; all of them if none is: the others wait for those.
+    """
+    frames = sys._current_frames()
+    threads = list(threads)
+    hung = [thread for thread in threads if _is_in_foreign_code(frames.get(thread.ident or -1))]
+    return hung or threads
+
+
+def _is_in_foreign_code(frame: Any) -> bool:
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if file != threading.__file__ and not file.startswith(_PACKAGE):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def describe_threads(threads: Iterable[threading.Thread]) -> Dict[str, str]:

@@ -88,7 +88,7 @@ class BatchProcessorStage:
     def _observed_step(self, messages: List[Message], info: BatchInfo) -> None:
         metadata = {**self._metadata(), "batch_info": info}
         span = Span(BATCH_PROCESSOR)
-        span.start({**metadata, "messages": messages})
+        span.start({**metadata, "messages": list(messages)})
         try:
             successful, failed = outcome = self._handle(messages, info)
             self._settle(outcome)

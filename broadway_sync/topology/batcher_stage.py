@@ -99,7 +99,7 @@ class BatcherStage:
     def _observed_add(self, messages: List[Message], partition: Optional[int]) -> None:
         metadata = {**self._settings.metadata(self.name), "batcher_key": self.key}
         span = Span(BATCHER)
-        span.start({**metadata, "messages": messages})
+        span.start({**metadata, "messages": list(messages)})
         try:
             self._add_all(messages, partition)
         except BaseException as error:  # a crash of the library: reported, and raised on
@@ -207,7 +207,7 @@ class BatcherStage:
 
     def _finish(self, index: int, batch: Batch) -> None:
         self._assigned[index] = None
-        batch.messages = []  # the calendar may know the batch until it would have been due
+        batch.messages, batch.accumulator = [], None  # the calendar may know the batch until it would have been due
         self._dispatcher.finish(index, batch)
         self._hand_out()
 

@@ -38,6 +38,9 @@ IN_VAIN = 16
 Chunk = Tuple["Source", List[Message], bool]
 """The source, the messages, and whether they only have to be failed (they have no partition)."""
 
+Placed = List[Tuple["Channel", Chunk]]
+"""Chunks, each with the channel that it goes to."""
+
 
 class Channel:
     """
@@ -180,14 +183,26 @@ class Source:
         chunks = [processor.chunk for processor in self._dispatcher.processors]
         return sum(len(chunk[1]) for chunk in chunks if chunk is not None and chunk[0] is self)
 
-    def offer(
-        self, messages: List[Message], *, is_limited: bool = True, has_room: Optional[Callable[[int], bool]] = None
+    def offer(self, messages: List[Message], *, is_limited: bool = True) -> None:
+        """
+        Hand over messages, all or none: :meth:`place` and :meth:`take`.
+        """
+        self.take(self.place(messages), is_limited=is_limited)
+
+    def place(self, messages: List[Message]) -> Placed:
+        """
+        Cut messages into chunks for their channels. Runs ``partition_by``.
+        """
+        return self._dispatcher.place(self, messages)
+
+    def take(
+        self, placed: Placed, *, is_limited: bool = True, has_room: Optional[Callable[[int], bool]] = None
     ) -> bool:
         """
-        Hand over messages, all or none. Runs ``partition_by``.
+        Take chunks, all or none.
 
         Args:
-            messages: Any number of messages.
+            placed: What :meth:`place` returned.
             is_limited: Whether the rate limit holds for them.
             has_room: Called with the number of outstanding messages, under the lock; if it says no, nothing is taken.
 
@@ -197,15 +212,20 @@ class Source:
         Raises:
             NotRunningError: The source is closed; nothing was taken.
         """
-        placed = self._dispatcher.place(self, messages)
         with self._lock:
             if self.is_closed:
                 raise NotRunningError("the producer takes no more messages: its pipeline is stopping or has ended")
             if has_room is not None and not has_room(self._demand.outstanding()):
                 return False
-            self._demand.add(len(messages))
+            self._demand.add(sum(len(chunk[1]) for _, chunk in placed))
             self._dispatcher.put(placed, is_limited)
         return True
+
+    def renew_lock(self) -> None:
+        """
+        In a forked child: the lock may have been held by a thread that is not there any more.
+        """
+        self._lock = threading.Lock()
 
     def close(self) -> None:
         """
@@ -269,7 +289,7 @@ class Dispatcher:
                 continue
         raise NotRunningError(f"pipeline {self._pipeline!r} takes no more messages: all its producers have ended")
 
-    def place(self, source: Source, messages: List[Message]) -> List[Tuple[Channel, Chunk]]:
+    def place(self, source: Source, messages: List[Message]) -> Placed:
         """
         Cut *messages* into chunks for their channels.
         """
@@ -295,7 +315,7 @@ class Dispatcher:
         for start in range(0, len(messages), size):
             yield messages[start : start + size]
 
-    def put(self, placed: List[Tuple[Channel, Chunk]], is_limited: bool) -> None:
+    def put(self, placed: Placed, is_limited: bool) -> None:
         """
         Put chunks into their channels, or leave that to the rate limiter.
         """
@@ -354,7 +374,7 @@ class Dispatcher:
         return ready, [] if self.rate_limiter is None else self.rate_limiter.remove_all()
 
 
-def put_all(placed: List[Tuple[Channel, Chunk]]) -> None:
+def put_all(placed: Placed) -> None:
     """
     Put each chunk into its channel, a channel's chunks at once.
     """

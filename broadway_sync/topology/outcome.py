@@ -5,7 +5,7 @@ The end of a step: failed messages are shown to ``handle_failed``, then all are 
 from __future__ import annotations
 
 import inspect
-from typing import Any, List, Optional, Sequence
+from typing import Any, List, Optional, Sequence, Tuple
 
 from ..acknowledger import acknowledge
 from ..errors import InvalidReturnError
@@ -33,24 +33,39 @@ def _handle_failed(settings: Settings, stage: str, failed: List[Message]) -> Lis
     span = Span(HANDLE_FAILED) if handlers else None
     metadata = {**settings.metadata(stage), "module": settings.handler} if span else {}
     if span:
-        span.start({**metadata, "messages": failed})
+        span.start({**metadata, "messages": list(failed)})
+    before = snapshot(failed)
     try:
         returned = settings.handle_failed(list(failed), settings.context)
+        returned = _check_failed(settings, stage, failed, returned)
     except BaseException as error:  # user code: the messages are acknowledged as failed all the same
         drop_frame(error)
+        restore(failed, before)
         if span:
             span.exception({**metadata, "messages": failed}, error)
         log_error(f"handle_failed raised, for {len(failed)} messages", error, settings.name, stage)
         return failed
-    returned = _check_failed(settings, stage, failed, returned)
     if span:
         span.stop({**metadata, "messages": returned})
     return returned
 
 
+def snapshot(messages: Sequence[Message]) -> List[Tuple[Any, Any, Any]]:
+    """
+    Return what a callback that raises must not change.
+    """
+    return [(message.data, message.batcher, message.batch_key) for message in messages]
+
+
+def restore(messages: Sequence[Message], before: List[Tuple[Any, Any, Any]]) -> None:
+    """
+    Undo what a callback changed before it raised.
+    """
+    for message, state in zip(messages, before):
+        message.data, message.batcher, message.batch_key = state
+
+
 def _check_failed(settings: Settings, stage: str, failed: List[Message], returned: Any) -> List[Message]:
-    if returned == failed:
-        return failed
     if isinstance(returned, (list, tuple)) and all(isinstance(message, Message) for message in returned):
         if count_distinct(returned) == len(failed) == len(returned):
             return list(returned)

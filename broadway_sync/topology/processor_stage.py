@@ -13,7 +13,7 @@ from ..telemetry.events import MESSAGE, PROCESSOR
 from ..telemetry.registry import Span, handlers
 from .batcher_stage import BatcherStage
 from .dispatcher import Channel, Chunk
-from .outcome import count_distinct, drop_frame, invalid_return, log_lost, settle
+from .outcome import count_distinct, drop_frame, invalid_return, log_lost, restore, settle, snapshot
 from .settings import Settings
 
 Outcome = Tuple[List[Message], List[Message]]
@@ -137,14 +137,14 @@ class ProcessorStage:
         """
         settings = self._settings
         assert settings.prepare_messages is not None
-        before = [(message.data, message.batcher, message.batch_key) for message in messages]
+        before = snapshot(messages)
         try:
             returned = settings.prepare_messages(list(messages), settings.context)
             return self._check_prepared(returned, len(messages)), []
         except BaseException as error:  # user code: all messages of the chunk fail
             drop_frame(error)
-            for message, state in zip(messages, before):
-                message.data, message.batcher, message.batch_key = state
+            restore(messages, before)
+            for message in messages:
                 message.status, message.reason = "error", error
             log_error(f"prepare_messages failed, with {len(messages)} messages", error, settings.name, self.name)
             return [], list(messages)
@@ -176,13 +176,13 @@ class ProcessorStage:
             data, batcher, batch_key = message.data, message.batcher, message.batch_key
             try:
                 result = handle(key, message, context)
-                if result.__class__ is not Message:
-                    self._check_returned(result)
+                if result is not message:
+                    self._check_returned(result, messages, successful)
                 if result.status != "ok":
                     failed.append(result)
                     continue
                 if batchers and result.batcher not in batchers:
-                    self._refuse_batcher(result.batcher)
+                    raise self._unknown_batcher(result.batcher)
             except BaseException as error:  # user code: this message fails
                 message.data, message.batcher, message.batch_key = data, batcher, batch_key
                 failed.append(self._crash(message, error))
@@ -190,13 +190,19 @@ class ProcessorStage:
             successful.append(result)
         return successful, failed
 
-    def _check_returned(self, returned: Any) -> None:
+    def _check_returned(self, returned: Any, messages: List[Message], successful: List[Message]) -> None:
+        """
+        Let another Message pass, unless it is one of this chunk: then this one would be lost.
+        """
+        expected = "handle_message must return the Message"
         if not isinstance(returned, Message):
-            raise invalid_return("handle_message must return the Message", returned, "message")
+            raise invalid_return(expected, returned, "message")
+        if any(message is returned for message in messages) or any(message is returned for message in successful):
+            raise invalid_return(f"{expected} that it was given", returned, "message")
 
-    def _refuse_batcher(self, batcher: Any) -> None:
+    def _unknown_batcher(self, batcher: Any) -> UnknownBatcherError:
         known = ", ".join(self._batchers)
-        raise UnknownBatcherError(f"message was put to the unknown batcher {batcher!r}, the known ones are: {known}")
+        return UnknownBatcherError(f"message was put to the unknown batcher {batcher!r}, the known ones are: {known}")
 
     def _crash(self, message: Message, error: BaseException) -> Message:
         drop_frame(error)
@@ -214,7 +220,10 @@ class ProcessorStage:
             return [(self._only_batcher, None, successful)]
         placed: List[Tuple[BatcherStage, Optional[int], List[Message]]] = []
         for key, members in self._by_batcher(successful).items():
-            batcher = self._batchers[key]
+            batcher = self._batchers.get(key)
+            if batcher is None:  # a later call of handle_message changed it
+                failed += [self._crash(message, self._unknown_batcher(key)) for message in members]
+                continue
             placed += [(batcher, partition, part) for partition, part in batcher.split(members, failed)]
         return placed
 
@@ -240,7 +249,7 @@ class ProcessorStage:
     def _observed_step(self, messages: List[Message]) -> None:
         metadata = self._metadata()
         span = Span(PROCESSOR)
-        span.start({**metadata, "messages": messages})
+        span.start({**metadata, "messages": list(messages)})
         try:
             successful, failed = self._step(messages)
         except BaseException as error:  # a crash of this stage: reported, and raised on

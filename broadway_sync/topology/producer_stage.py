@@ -5,6 +5,7 @@ Producers: make an instance, ask it for messages, make it again when it crashes,
 from __future__ import annotations
 
 import math
+import threading
 from time import monotonic
 from typing import Any, Callable, Iterable, List, Optional
 
@@ -52,7 +53,12 @@ class ProducerStage:
         self.is_exhausted = False
         """Whether the producer raised EndOfStream."""
         self.is_draining = False
-        self._is_woken = False
+        self.is_forgotten = False
+        """Whether this is a forked child's copy of a stage: it ends without touching anything."""
+        # Numbers of calls of wake(): the last one, and the last one that the producer's thread has acted on.
+        self._wakes = 0
+        self._seen_wakes = 0
+        self._thread_id = 0
         self._alarm = WaitList()  # the producer's thread, while it waits for the time, wake() or a stop
         self._stop_reason: Any = "shutdown"
 
@@ -63,7 +69,10 @@ class ProducerStage:
         Raises:
             BaseException: The last crash, when the producer crashed too often.
         """
+        self._thread_id = threading.get_ident()
         error = self._produce()
+        if self.is_forgotten:
+            return
         if error is not None:
             # The source stays open until the supervisor knows: a push meets a pipeline that restarts, not one that
             # has ended.
@@ -86,28 +95,34 @@ class ProducerStage:
         """
         Ask the producer again at once.
         """
-        self._is_woken = True
+        self._wakes += 1  # if two threads count as one, it has changed all the same
         self._alarm.wake_all()
 
-    def wait(self, seconds: float) -> bool:
+    def wait(self, seconds: float, is_over: Callable[[], bool]) -> bool:
         """
-        Wait until the time is over, :meth:`wake` is called or a stop begins; False if the time is over.
+        Wait until the time is over, :meth:`wake` is called or *is_over* says so; False if the time is over.
+
+        On the producer's thread a :meth:`wake` since its last demand or wait counts too; on others, later ones only.
         """
+        is_own_thread = threading.get_ident() == self._thread_id
+        seen = self._seen_wakes if is_own_thread else self._wakes
         timeout = None if seconds == math.inf else max(0.0, seconds)
-        is_early = self._alarm.wait_for(lambda: self._is_woken or self.is_draining, timeout)
-        self._is_woken = False
+        is_early = self._alarm.wait_for(lambda: self._wakes != seen or is_over(), timeout)
+        if is_own_thread:
+            self._seen_wakes = self._wakes
         return is_early
 
-    def emit(self, events: Iterable[Any], buffer_size: int) -> None:
+    def emit(self, events: Iterable[Any], buffer_size: int, is_over: Callable[[], bool]) -> None:
         """
         Hand over what a source pushes, see :meth:`Stage.emit`.
         """
         messages = to_messages(list(events), self.settings.options.producer.transformer)
         source = self.source
-        while not source.offer(messages, has_room=lambda outstanding: outstanding - source.in_hand() < buffer_size):
-            source.emitters.wait_for(lambda: self.is_draining or self._has_room(buffer_size))
-            if self.is_draining:
-                raise NotRunningError(f"{self.name} drains: it takes no more messages")
+        placed = source.place(messages)
+        while not source.take(placed, has_room=lambda outstanding: outstanding - source.in_hand() < buffer_size):
+            source.emitters.wait_for(lambda: is_over() or self._has_room(buffer_size))
+            if is_over():
+                raise NotRunningError(f"{self.name} takes no more messages: it drains, or this producer was terminated")
 
     def _has_room(self, buffer_size: int) -> bool:
         return self.source.is_closed or self.source.outstanding() - self.source.in_hand() < buffer_size
@@ -144,12 +159,12 @@ class ProducerStage:
             self._terminate(crash)
             if not self._restart():
                 return crash
+            del crash  # its traceback keeps the messages of the answer alive
             self._alarm.wait_for(lambda: self.is_draining, self.settings.options.resubscribe_interval)
             if self.is_draining:
                 return None
 
     def _run_instance(self) -> None:
-        self._is_woken = False
         self._producer = None
         producer = self._make()
         self._stage = producer.stage = _Stage(self, producer)
@@ -161,7 +176,8 @@ class ProducerStage:
             self._hand_over(end.messages, "EndOfStream")
             self.is_exhausted = True
         else:
-            self._hand_over(producer.prepare_for_draining(), "prepare_for_draining")
+            if not self.is_forgotten:
+                self._hand_over(producer.prepare_for_draining(), "prepare_for_draining")
 
     def _ask(self, producer: Producer) -> None:
         """
@@ -175,12 +191,12 @@ class ProducerStage:
                 continue
             pause = may_ask_at - monotonic()
             if pause > 0:
-                self.wait(pause)
+                self.wait(pause, lambda: self.is_draining)
                 may_ask_at = 0.0
                 continue
-            self._is_woken = False
+            self._seen_wakes = self._wakes
             count = self._hand_over(producer.handle_demand(demand), "handle_demand")
-            is_short = count < demand and not self._is_woken
+            is_short = count < demand and self._wakes == self._seen_wakes
             may_ask_at = monotonic() + producer.poll_interval if is_short else 0.0
 
     def _hand_over(self, returned: Any, callback: str) -> int:
@@ -204,6 +220,8 @@ class ProducerStage:
             return
         assert self._stage is not None
         self._stage.is_over = True
+        self._alarm.wake_all()
+        self.source.emitters.wake_all()
         try:
             producer.terminate(reason)
         except BaseException as error:  # user code: the producer ends all the same
@@ -234,14 +252,14 @@ class _Stage(Stage):
     def emit(self, messages: Iterable[Any]) -> None:
         if self.draining:
             raise NotRunningError(f"{self.name} takes no more messages: it drains, or this producer was terminated")
-        self._owner.emit(messages, self._buffer_size)
+        self._owner.emit(messages, self._buffer_size, lambda: self.draining)
 
     def wake(self) -> None:
         if not self.is_over:
             self._owner.wake()
 
     def wait(self, seconds: float) -> bool:
-        return self._owner.wait(seconds)
+        return self._owner.wait(seconds, lambda: self.draining)
 
 
 def make_factory(module: Any) -> Callable[[], Producer]:

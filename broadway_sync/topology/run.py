@@ -11,6 +11,7 @@ from ..core.restart_intensity import RestartIntensity
 from ..errors import DrainTimeoutError, NotRunningError, PipelineFailedError
 from ..log import log_error, safe_repr
 from ..message import Message
+from ..options import PipelineOptions
 from ..runtime.supervisor import ThreadSupervisor
 from ..runtime.wait_list import Latch
 from .rate_limiter import SharedRateLimit
@@ -48,10 +49,11 @@ class Run:
         """Whether a stop has begun."""
         # Guards _topology and _carried, so that a push meets either the old generation, the new one, or _carried.
         self._lock = threading.Lock()
-        self._carried: Optional[List[Message]] = None  # pushed while there is no generation to take it
+        # Pushed while there is no generation to take it: before the first one, and during a restart.
+        self._carried: Optional[List[Message]] = []
         self._cause: Optional[BaseException] = None
         self._drain_error: Optional[DrainTimeoutError] = None
-        # One entry for each stop() that will raise _drain_error; once all have, it is old news.
+        # One entry for each stop() that waits and will raise _drain_error; once all have, it is old news.
         self._callers_of_stop: List[None] = []
         self._is_reported = False
         self._ended = Latch()
@@ -88,14 +90,17 @@ class Run:
             DrainTimeoutError: Something was left behind. Once: a later call returns quietly.
         """
         self._callers_of_stop.append(None)
-        self.request_stop(seconds)
-        if not self._ended.wait(seconds + GRACE):
+        try:
+            self.request_stop(seconds)
+            has_ended = self._ended.wait(seconds + GRACE)
+        finally:
+            self._callers_of_stop.pop()
+        if not has_ended:
             stacks = self._supervisor.stacks()
             text = "".join(f"; thread {name} is at:\n{stack}" for name, stack in stacks.items())
             raise DrainTimeoutError(f"pipeline {self._settings.name!r} did not end in time{text}", 0, stacks)
         error = self._drain_error
         if error is not None and not self._is_reported:
-            self._callers_of_stop.pop()
             self._is_reported = not self._callers_of_stop
             raise error
 
@@ -112,6 +117,13 @@ class Run:
         if self._cause is not None:
             text = f"pipeline {self._settings.name!r} crashed more often than max_restarts allows and gave up"
             raise PipelineFailedError(f"{text}: {safe_repr(self._cause)}") from self._cause
+
+    @property
+    def options(self) -> PipelineOptions:
+        """
+        The options of this run, as ``prepare_for_start`` returned them.
+        """
+        return self._settings.options
 
     @property
     def state(self) -> str:
@@ -160,11 +172,23 @@ class Run:
             exhausted = set(range(self._settings.options.producer.concurrency))
         topology = Topology(self._settings, self.limit, exhausted)
         ready, held = previous.dispatcher.remove_all() if previous is not None else ([], [])
-        with self._lock:
-            self._topology = topology
-            carried, self._carried = self._carried or [], None
-        topology.carry_over(ready + carried, held)
+        topology.carry_over(ready, held)
+        while not self._publish(topology):  # what is pushed from then on comes after what was pushed before
+            continue
+        topology.close_exhausted()
         return topology
+
+    def _publish(self, topology: Topology) -> bool:
+        """
+        Hand over what was pushed meanwhile, without the lock; if that is nothing let pushes go to *topology*.
+        """
+        with self._lock:
+            carried, self._carried = self._carried, []
+            if not carried:
+                self._topology, self._carried = topology, None
+                return True
+        topology.carry_over(carried, [])
+        return False
 
     def begin_restart(self) -> None:
         """
@@ -184,7 +208,9 @@ class Run:
         Whether there is something that no stage has begun.
         """
         assert self._topology is not None
-        return bool(self._carried) or self._topology.dispatcher.has_messages()
+        with self._lock:  # a push that was let in has added what it brings
+            is_carrying = bool(self._carried)
+        return is_carrying or self._topology.dispatcher.has_messages()
 
     def leave_behind(self) -> int:
         """
@@ -219,9 +245,6 @@ class Run:
     def forget(self) -> None:
         """
         In a forked child: whatever stage this very thread belongs to ends when its callback returns.
-
-        Only attributes are set: locks may be held by threads that do not exist here.
         """
         if self._topology is not None:
-            for stage in self._topology.stages:
-                stage.is_abandoned = True
+            self._topology.forget()

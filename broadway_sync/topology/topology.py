@@ -153,12 +153,17 @@ class Topology:
 
     def carry_over(self, pushed: List[Message], held: List[Message]) -> None:
         """
-        Take over messages of the generation before, and close the sources that will bring none.
+        Take over messages of the generation before.
         """
         if pushed:
             self.dispatcher.push(pushed)
         if held:
             self.dispatcher.sources[0].offer(held)
+
+    def close_exhausted(self) -> None:
+        """
+        Close the sources of producers that have reached the end of their stream.
+        """
         for index in self._exhausted:
             self.dispatcher.sources[index].close()
 
@@ -198,6 +203,19 @@ class Topology:
                 batcher.close()
         if self._alive.isdisjoint(self._batch_processors):
             self.drained.open()
+
+    def forget(self) -> None:
+        """
+        In a forked child: let the one stage whose thread is here end, without acknowledging or terminating anything.
+
+        Only attributes are set: locks may be held by threads that do not exist here.
+        """
+        handling: List[Any] = [*self._processors, *self._batch_processors]
+        for stage in handling:
+            stage.is_abandoned = True
+        for producer in self.producers:
+            producer.is_forgotten = producer.is_draining = True
+            producer.source.renew_lock()
 
     def abandon(self, stages: Iterable[Any]) -> int:
         """

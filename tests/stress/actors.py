@@ -107,6 +107,7 @@ class Script:
         plan = witness.plan
         self.plan = plan
         self.witness = witness
+        self.index = index
         self.rng = random.Random(f"{plan.seed} producer {index}")
         self.mint = Mint(witness, acknowledger, ("producer", index))
         self.left = plan.messages
@@ -187,6 +188,8 @@ class StressProducer(Producer):
         return self._events(script.take(script.rng.randint(0, script.plan.last_words)))
 
     def terminate(self, reason: Any) -> None:
+        if isinstance(reason, str):  # the end of the pipeline, or of a generation, and not a crash of this instance
+            self.script.witness.terminating(("producer", self.script.index))
         if self.script.crashes():
             raise Fault("terminate")
 

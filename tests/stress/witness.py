@@ -14,7 +14,7 @@ from typing import Any, Dict, Hashable, Iterable, List, Set, Tuple
 
 from broadway_sync import BatchInfo, Message
 
-from .fates import Record, record_of, summary
+from .fates import Record, Stream, record_of, summary
 from .plan import BatcherPlan, Plan, capacity
 
 
@@ -93,6 +93,15 @@ class Witness:
         with self._lock:
             record.is_doomed = True
             self.release(record)
+
+    def terminating(self, stream: Stream) -> None:
+        """
+        The producer of *stream* disconnects: all its messages must be acknowledged by now.
+        """
+        with self._lock:
+            open_ones = [record for record in self.records if record.stream == stream and not record.acks]
+            if open_ones:
+                self.fault(f"terminated before {len(open_ones)} of its messages were acknowledged:", *open_ones)
 
     # Callbacks.
 

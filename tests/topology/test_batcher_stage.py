@@ -11,7 +11,7 @@ from typing import Any, List, Optional
 
 import pytest
 
-from broadway_sync import InvalidReturnError, Message
+from broadway_sync import BatchInfo, InvalidReturnError, Message
 from broadway_sync.core.batch_accumulator import Batch
 from broadway_sync.topology.batch_processor_stage import BatchProcessorStage
 from broadway_sync.topology.batcher_stage import BatcherStage
@@ -307,15 +307,21 @@ class TestBatchProcessor:
 
     def test_it_handles_batches_until_there_are_no_more(self, acks: RecordingAcknowledger) -> None:
         """
-        Each is acknowledged before the next one comes.
+        Each is acknowledged before the next one comes; the callback learns what batch it is.
         """
-        batcher = make_batcher()
+        infos: List[Any] = []
+        handler = make_handler(handle_batch=lambda key, members, info, context: infos.append(info) or members)
+        batcher = make_batcher(handler)
         call = Call(self.make(batcher).run)
         batcher.add(messages(acks, 5), None)
         assert [acks.next().data, acks.next().data] == [([0, 1], []), ([2, 3], [])]
         batcher.close()
         assert acks.next().data == ([4], [])
         call.result()
+        assert infos == [
+            BatchInfo(batcher="b", batch_key="default", partition=None, size=size, trigger=trigger)
+            for size, trigger in ((2, "size"), (2, "size"), (1, "flush"))
+        ]
 
     def test_given_up_in_a_callback_it_acknowledges_nothing(self, acks: RecordingAcknowledger) -> None:
         """

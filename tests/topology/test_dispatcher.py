@@ -220,10 +220,10 @@ class TestDemand:
         (source,) = dispatcher.sources
         source.offer(messages(acks, 3))
         asked = []
-        assert source.offer(messages(acks, 1), has_room=lambda outstanding: bool(asked.append(outstanding))) is False
+        assert source.take(source.place(messages(acks, 1)), has_room=lambda outstanding: bool(asked.append(outstanding))) is False
         assert asked == [3]
         assert (source.outstanding(), take_all(dispatcher.channels[0])) == (3, [[0, 1], [2]])
-        assert source.offer(messages(acks, 1), has_room=lambda outstanding: True) is True
+        assert source.take(source.place(messages(acks, 1)), has_room=lambda outstanding: True) is True
 
     def test_a_closed_source_takes_nothing(self, acks: RecordingAcknowledger) -> None:
         """

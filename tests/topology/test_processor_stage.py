@@ -67,6 +67,23 @@ def test_it_gives_back_the_credit_of_each_chunk(acks: RecordingAcknowledger) -> 
     assert [data(ack.successful) for ack in acks.acks] == [[0, 1], [2, 3], [4]]
 
 
+def test_messages_without_a_partition_are_settled_and_not_handled(acks: RecordingAcknowledger) -> None:
+    """
+    ``handle_failed`` sees them, ``handle_message`` does not.
+    """
+    seen: List[Any] = []
+    handler = make_handler(
+        handle_message=lambda processor, message, context: seen.append(message.data) or message,
+        handle_failed=lambda members, context: seen.append(data(members)) or members,
+    )
+    scene = Scene(handler, partition_by=lambda message: -message.data)
+    scene.source.offer(messages(acks, 3))
+    scene.source.close()
+    scene.stage.run()
+    assert seen == [0, [1, 2]]
+    assert [ack.data for ack in acks.acks] == [([0], []), ([], [1, 2])]
+
+
 def test_what_it_has_in_hand_can_be_seen(gate: Gate, acks: RecordingAcknowledger) -> None:
     """
     It is outstanding, and does not take up room for emit.
