@@ -357,7 +357,7 @@ class TestCrash:
         get(second.stages[0].runs)
         error = LookupError("second")
         second.stages[0].crash(error)
-        expect(second, ("drain", "failed"), ("ended", "a"), ("ended", "b"))
+        expect(second, ("drain", "failed"), ("ended", "b"), ("ended", "a"))
         assert scene.ended() == (error, None)
         scene.expect(("build", False), "begin_restart", ("build", False), "begin_stop")
         assert "too many restarts, the pipeline gives up" in caplog.records[-1].getMessage()
@@ -410,7 +410,8 @@ class TestCrash:
         error = LookupError("second")
         generation.stages[1].crash(error)
         expect(generation, ("drain", "failed"))
-        generation.stages[0].end()
+        for stage in generation.stages:  # each has a new thread, to finish what it has
+            stage.end()
         assert scene.ended() == (error, None)
 
     def test_a_restart_that_does_not_drain_goes_on_without_those_that_hang(

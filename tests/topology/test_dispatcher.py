@@ -197,7 +197,7 @@ class TestDemand:
         """
         first, second = make_dispatcher(2).sources
         assert (first.unmet_demand(), second.unmet_demand()) == (8, 8)
-        assert first.offer(messages(acks, 3)) is True
+        first.offer(messages(acks, 3))
         assert (first.unmet_demand(), first.outstanding(), second.unmet_demand()) == (5, 3, 8)
         first.returned.append(2)
         assert (first.unmet_demand(), first.outstanding()) == (7, 1)
@@ -249,7 +249,7 @@ class TestDemand:
         producer = Call(mine.producer.wait_for, mine.unmet_demand)
         eventually(lambda: mine.producer.parked, "the producer waits")
         step(processors[0], dispatcher, 3)
-        mine.offer(messages(acks, 1), has_room=lambda outstanding: True)  # an emit: it counts the credit
+        mine.take(mine.place(messages(acks, 1)), has_room=lambda outstanding: True)  # an emit: it counts the credit
         step(processors[0], dispatcher, 5)
         other.offer(messages(acks, 4))  # the other producer keeps the channel busy
         step(processors[0], dispatcher, 5)
@@ -323,7 +323,7 @@ class TestPlaces:
         An empty list is taken and wakes nobody.
         """
         dispatcher = make_dispatcher(partition_by=lambda message: 0)
-        assert dispatcher.sources[0].offer([]) is True
+        dispatcher.sources[0].offer([])
         assert not any(channel.ready for channel in dispatcher.channels)
 
 

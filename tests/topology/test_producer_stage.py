@@ -80,6 +80,13 @@ class Scene:
         return [message.data for chunk in self.dispatcher.channels[0].ready for message in chunk[1]]
 
 
+def draining(scene: Any) -> Any:
+    """
+    Return the function that says whether the stage drains, which ends waits.
+    """
+    return lambda: scene.stage.is_draining
+
+
 class TestDemand:
     """
     When a producer is asked, and for how much.
@@ -128,15 +135,15 @@ class TestDemand:
         ``wait`` says whether it was early; each wake-up ends one wait.
         """
         scene = Scene()
-        assert scene.stage.wait(0) is False
-        assert scene.stage.wait(-1) is False
-        waiting = Call(scene.stage.wait, math.inf)
+        assert scene.stage.wait(0, draining(scene)) is False
+        assert scene.stage.wait(-1, draining(scene)) is False
+        waiting = Call(scene.stage.wait, math.inf, draining(scene))
         eventually(lambda: scene.stage._alarm.parked, "it waits")
         scene.stage.wake()
         assert waiting.result() is True
-        assert scene.stage.wait(0) is False
+        assert scene.stage.wait(0, draining(scene)) is False
         scene.stage.drain("shutdown")
-        assert scene.stage.wait(NEVER) is True
+        assert scene.stage.wait(NEVER, draining(scene)) is True
 
 
 class TestEmit:
@@ -165,7 +172,7 @@ class TestEmit:
             return real()
 
         source.in_hand = put_down_in_between  # type: ignore[method-assign]
-        Call(stage.emit, messages(acks, 1), 1).result()
+        Call(stage.emit, messages(acks, 1), 1, lambda: stage.is_draining).result()
         assert source.outstanding() == 1
 
     def test_a_drain_ends_the_wait(self, acks: RecordingAcknowledger) -> None:
@@ -174,7 +181,7 @@ class TestEmit:
         """
         scene = Scene()
         scene.source.offer(messages(acks, 1))
-        emitting = Call(scene.stage.emit, messages(acks, 1), 1)
+        emitting = Call(scene.stage.emit, messages(acks, 1), 1, draining(scene))
         eventually(lambda: scene.source.emitters.parked, "the emitter waits")
         scene.stage.drain("shutdown")
         with pytest.raises(NotRunningError, match="drains"):
@@ -187,7 +194,7 @@ class TestEmit:
         """
         scene = Scene()
         scene.source.offer(messages(acks, 1))
-        emitting = Call(scene.stage.emit, messages(acks, 1), 1)
+        emitting = Call(scene.stage.emit, messages(acks, 1), 1, draining(scene))
         eventually(lambda: scene.source.emitters.parked, "the emitter waits")
         scene.source.close()
         with pytest.raises(NotRunningError):
@@ -207,7 +214,7 @@ class TestEmit:
             first.stage.emit(messages(acks, 1))
         assert (first.stage.draining, second.stage.draining) == (True, False)
         first.stage.wake()
-        assert scene.stage._is_woken is False
+        assert scene.stage._wakes == 0
         second.stage.emit(messages(acks, 1))
         assert scene.ready() == [0]
         second.answers.put(EndOfStream())
