@@ -89,8 +89,9 @@ class Pipeline:
         )
         self._handler = resolve_handler(handler, with_batchers=bool(options.batchers))
         self._options = _validate_producer(options)
-        # Serializes start(). Outermost: held while the children and stages of a run are started.
-        self._lock = threading.Lock()
+        # Serializes start(). Outermost: held while prepare_for_start runs and the children and stages are started;
+        # reentrant, so that a start() from there gets its error.
+        self._lock = threading.RLock()
         self._run: Optional[Run] = None
         self._is_starting = False
         self._is_stop_requested = False  # while there was nothing yet that could have been stopped
@@ -130,8 +131,8 @@ class Pipeline:
                 running.
         """
         with self._lock:
-            if self._run is not None and self._run.state in ("running", "draining"):
-                raise AlreadyStartedError(f"pipeline {self.name!r} is {self._run.state} already")
+            if self._is_starting or self.state in ("running", "draining"):
+                raise AlreadyStartedError(f"pipeline {self.name!r} is running already, or starting")
             registry.register(self)
             self._is_starting = True
             try:
@@ -341,7 +342,8 @@ class Pipeline:
         """
         In a forked child: there are no threads here, the pipeline is new.
         """
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._is_starting = False
         run, self._run = self._run, None
         if run is not None:
             run.forget()

@@ -220,7 +220,8 @@ class TestDemand:
         (source,) = dispatcher.sources
         source.offer(messages(acks, 3))
         asked = []
-        assert source.take(source.place(messages(acks, 1)), has_room=lambda outstanding: bool(asked.append(outstanding))) is False
+        placed = source.place(messages(acks, 1))
+        assert source.take(placed, has_room=lambda outstanding: bool(asked.append(outstanding))) is False
         assert asked == [3]
         assert (source.outstanding(), take_all(dispatcher.channels[0])) == (3, [[0, 1], [2]])
         assert source.take(source.place(messages(acks, 1)), has_room=lambda outstanding: True) is True
