@@ -2,9 +2,9 @@
 Who notices that a thread ended, restarts what crashed, and carries out a stop.
 
 The supervisor is a thread that waits for events and nothing else. User code that it runs: ``stop()`` of the children of
-``prepare_for_start``; ``partition_by`` when a restart takes messages over; what a batcher's last steps call. Everything it decides on (the generation of stages, the drain under way, the
-budget) is touched by this thread alone, so it needs no lock; a stop is an event too, and
-putting an event on a ``SimpleQueue`` is safe even in a signal handler.
+``prepare_for_start``; ``partition_by`` when a restart takes messages over; what a batcher's last steps call.
+Everything it decides on (the generation of stages, the drain under way, the budget) is touched by this thread alone,
+so it needs no lock; a stop is an event too, and putting an event on a ``SimpleQueue`` is safe even in a signal handler.
 """
 
 from __future__ import annotations
