@@ -4,8 +4,9 @@ Every case of the benchmark runs, in a process of its own as in earnest, with fe
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, Iterator, List
 
 import attrs
 import pytest
@@ -69,7 +70,19 @@ def test_most_in_a_window_finds_a_limiter_that_lets_too_many_through() -> None:
     assert jobs.most_in_a_window(sorted([*bursts, 0.2335]), 0.1) == 11
 
 
+@pytest.fixture
+def log_as_before() -> Iterator[None]:
+    """
+    Undo what a job, meant for a process of its own, does to the library's logger.
+    """
+    logger = logging.getLogger("broadway_sync")
+    propagate, attached = logger.propagate, list(logger.handlers)
+    yield
+    logger.propagate, logger.handlers[:] = propagate, attached
+
+
 @pytest.mark.timeout(60)
+@pytest.mark.usefixtures("log_as_before")
 def test_telemetry_handlers_are_called() -> None:
     """
     The scenario measures what it says: its events are those that the library sends.

@@ -14,9 +14,10 @@ import pytest
 from broadway_sync import DrainTimeoutError
 from broadway_sync.core.restart_intensity import RestartIntensity
 from broadway_sync.runtime import stage_thread
-from broadway_sync.runtime.supervisor import ThreadSupervisor, describe_threads
+from broadway_sync.runtime.supervisor import RESUMES, ThreadSupervisor, describe_threads, hanging
+from broadway_sync.runtime.wait_list import Latch
 
-from ..helpers import BOUND, NEVER, assert_quiet, get
+from ..helpers import BOUND, NEVER, assert_quiet, eventually, get
 
 
 class FakeStage:
@@ -362,6 +363,20 @@ class TestCrash:
         scene.expect(("build", False), "begin_restart", ("build", False), "begin_stop")
         assert "too many restarts, the pipeline gives up" in caplog.records[-1].getMessage()
 
+    def test_a_stage_that_dies_again_and_again_is_not_resumed_for_ever(self) -> None:
+        """
+        A fault that kills every thread must not keep a drain from coming to its end.
+        """
+        generation = FakeGeneration(stages("a"), ends=False)
+        scene = Scene(generation)
+        scene.start()
+        scene.supervisor.stop(BOUND)
+        for number in range(1 + RESUMES):
+            get(generation.stages[0].runs)
+            generation.stages[0].crash(LookupError(f"death {number}"))
+        assert scene.ended() == (None, None)
+        assert generation.stages[0].runs.empty()
+
     def test_a_crash_while_it_stops_changes_nothing(self, caplog: pytest.LogCaptureFixture) -> None:
         """
         The stage is resumed, as its messages have to be finished, and the end is a stop.
@@ -504,6 +519,29 @@ class TestFailure:
         expect(generation, ("drain", "shutdown"), ("abandon", ["b"]))
         threads["b"].join(BOUND)
         assert not threads["b"].is_alive()
+
+
+def test_of_the_threads_that_have_not_ended_those_in_code_of_others_hang() -> None:
+    """
+    The library's own threads wait for those; if none is in code of others, all are told of.
+    """
+    latch = Latch()
+    waiting = threading.Thread(target=latch.wait, daemon=True)
+    stuck, go_on = threading.Event(), threading.Event()
+    foreign = threading.Thread(target=lambda: (stuck.set(), go_on.wait(BOUND)), daemon=True)
+    waiting.start()
+    foreign.start()
+    try:
+        assert stuck.wait(BOUND)
+        eventually(lambda: latch._waiters.parked, "the thread waits")
+        assert hanging([waiting, foreign]) == [foreign]
+        assert hanging([waiting]) == [waiting]
+        assert hanging([]) == []
+    finally:
+        go_on.set()
+        latch.open()
+        foreign.join(BOUND)
+        waiting.join(BOUND)
 
 
 def test_threads_are_described_by_their_stacks() -> None:

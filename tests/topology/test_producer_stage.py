@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import queue
+import threading
 from typing import Any, Callable, Iterable, List
 
 import pytest
@@ -130,20 +131,38 @@ class TestDemand:
         assert scene.stage.is_exhausted
         assert get(puppet.calls) == ("terminate", "normal")
 
-    def test_waits_end_with_a_wake_up_or_the_drain(self) -> None:
+    def test_waits_end_with_a_wake_up_or_when_it_is_over(self) -> None:
         """
         ``wait`` says whether it was early; each wake-up ends one wait.
         """
-        scene = Scene()
-        assert scene.stage.wait(0, draining(scene)) is False
-        assert scene.stage.wait(-1, draining(scene)) is False
-        waiting = Call(scene.stage.wait, math.inf, draining(scene))
-        eventually(lambda: scene.stage._alarm.parked, "it waits")
-        scene.stage.wake()
+        stage, is_over = Scene().stage, threading.Event()
+        assert stage.wait(0, is_over.is_set) is False
+        assert stage.wait(-1, is_over.is_set) is False
+        waiting = Call(stage.wait, math.inf, is_over.is_set)
+        eventually(lambda: stage._alarm.parked, "it waits")
+        stage.wake()
         assert waiting.result() is True
-        assert scene.stage.wait(0, draining(scene)) is False
-        scene.stage.drain("shutdown")
-        assert scene.stage.wait(NEVER, draining(scene)) is True
+        assert stage.wait(0, is_over.is_set) is False
+        is_over.set()
+        assert stage.wait(NEVER, is_over.is_set) is True
+
+    def test_on_the_producers_thread_a_wake_up_of_before_counts(self) -> None:
+        """
+        The source got something after the last demand: the wait ends at once, and the next one does not.
+        """
+        early: queue.Queue[bool] = queue.Queue()
+
+        class Waits(Puppet):
+            def handle_demand(self, demand: int) -> Iterable[Any]:
+                self.stage.wake()
+                early.put(self.stage.wait(NEVER))
+                early.put(self.stage.wait(0))
+                raise EndOfStream
+
+        scene = Scene(make=Waits)
+        scene.drained.open()
+        scene.run().result()
+        assert [get(early), get(early)] == [True, False]
 
 
 class TestEmit:
@@ -199,6 +218,25 @@ class TestEmit:
         scene.source.close()
         with pytest.raises(NotRunningError):
             emitting.result()
+
+    def test_the_end_of_its_instance_ends_the_wait(self, acks: RecordingAcknowledger) -> None:
+        """
+        Who emits through an instance that has crashed must not wait for room that is its successor's.
+        """
+        scene = Scene(allows=[True])
+        call = scene.run()
+        first = get(scene.instances)
+        get(first.calls)
+        first.stage.emit(messages(acks, 1))
+        emitting = Call(first.stage.emit, messages(acks, 1))
+        eventually(lambda: scene.source.emitters.parked, "the emitter waits")
+        first.answers.put(LookupError("no broker"))
+        with pytest.raises(NotRunningError):
+            emitting.result()
+        get(scene.instances).answers.put(EndOfStream())
+        scene.drained.open()
+        call.result()
+        assert scene.ready() == [0]
 
     def test_an_instance_that_was_terminated_emits_nothing(self, acks: RecordingAcknowledger) -> None:
         """
