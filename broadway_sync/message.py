@@ -164,7 +164,8 @@ class Message:
         """
         For copies and pickles: a copy of an acknowledged message is acknowledged.
         """
-        return {field.name: getattr(self, field.name) for field in attrs.fields(Message) if hasattr(self, field.name)}
+        slots = (field.name for field in attrs.fields(type(self)))
+        return {**getattr(self, "__dict__", {}), **{name: getattr(self, name) for name in slots if hasattr(self, name)}}
 
     def __setstate__(self, state: Dict[str, Any]) -> None:
         for name, value in state.items():
