@@ -431,6 +431,67 @@ class TestRefusal:
         assert state(accumulator) == ([], [], 0, 0, None)
 
 
+class Moody:
+    """
+    A key that is well until it is told to raise, or to be equal to everything.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.mood = "well"
+
+    def __hash__(self) -> int:
+        if self.mood == "raises":
+            raise LookupError("no hash")
+        return 1
+
+    def __eq__(self, other: object) -> bool:
+        if self.mood == "raises":
+            raise LookupError("cannot compare")
+        return self is other or self.mood == "lies"
+
+
+class TestBrokenKeys:
+    """
+    Keys that change when they are in use already: nobody else's messages may suffer from it.
+    """
+
+    @pytest.mark.parametrize("mood", ["raises", "lies"])
+    @pytest.mark.parametrize("way", ["flush", "expire"])
+    def test_every_batch_still_leaves_once(self, mood: str, way: str) -> None:
+        """
+        Those of the broken key, and those of the keys around it, in whatever way they leave.
+        """
+        accumulator = BatchAccumulator(100, TIMEOUT)
+        keys = [Moody(name) for name in "abc"]
+        accumulator.add([message(key.name, key) for key in keys], None, 0.0)
+        keys[1].mood = mood
+        if way == "flush":
+            accumulator.flush()
+        else:
+            accumulator.expire(TIMEOUT)
+        left = take_ready(accumulator)
+        for batch in left:
+            accumulator.close(batch)
+        assert [data(batch) for batch in left] == [["a"], ["b"], ["c"]]
+        assert (accumulator.waiting, accumulator.open_count, accumulator.next_deadline()) == (0, 0, None)
+        assert accumulator.unfinished() == []
+
+    def test_the_neighbours_of_a_broken_key_are_found_again(self) -> None:
+        """
+        What comes for them goes on filling their batches.
+        """
+        accumulator = BatchAccumulator(2, TIMEOUT)
+        first, broken, last = (Moody(name) for name in "abc")
+        accumulator.add([message(1, first)], None, 0.0)
+        accumulator.add([message(2, broken)], None, 1.0)
+        accumulator.add([message(3, last)], None, 2.0)
+        broken.mood = "raises"
+        accumulator.expire(11.0)  # the first two are due, which removes the broken key
+        accumulator.add([message(4, last)], None, 11.0)
+        assert [data(batch) for batch in take_ready(accumulator)] == [[1], [2], [3, 4]]
+
+
 class TestCalendar:
     """
     What the accumulator remembers stays in proportion to what is open.

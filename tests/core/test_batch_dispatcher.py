@@ -116,6 +116,45 @@ class TestAnyProcessor:
         assert dispatcher._youngest == {}
 
 
+    def test_a_key_that_cannot_be_compared_is_equal_to_none(self) -> None:
+        """
+        Its batches are handled as those of the default key are, and leave nothing behind.
+        """
+
+        class Broken:
+            def __hash__(self) -> int:
+                raise LookupError("no hash")
+
+        dispatcher, key = BatchDispatcher(2, is_partitioned=False), Broken()
+        first, second = offer(dispatcher, batch(key), batch(key))
+        assert assigned(dispatcher) == {0: first, 1: second}
+        dispatcher.finish(0, first)
+        dispatcher.finish(1, second)
+        assert dispatcher.is_idle
+
+    def test_a_key_that_breaks_while_its_batch_is_handled_is_forgotten(self) -> None:
+        """
+        Other keys are remembered as they were.
+        """
+
+        class Breaks:
+            is_broken = False
+
+            def __hash__(self) -> int:
+                if self.is_broken:
+                    raise LookupError("no hash")
+                return 1
+
+        dispatcher, key = BatchDispatcher(2, is_partitioned=False), Breaks()
+        first, other, later = offer(dispatcher, batch(key), batch("k"), batch("k"))
+        assert assigned(dispatcher) == {0: first, 1: other}
+        key.is_broken = True
+        dispatcher.finish(0, first)
+        assert assigned(dispatcher) == {}
+        dispatcher.finish(1, other)
+        assert list(assigned(dispatcher).values()) == [later]
+
+
 class TestPartitions:
     """
     With partitions.
