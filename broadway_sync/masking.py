@@ -18,7 +18,9 @@ _SECRET_NAME = re.compile(rf"{_WORDS}|^pass$|^key$|^auth$", re.IGNORECASE)
 # scheme://user:password@host; the last @ counts, as passwords may contain one.
 _URL_PASSWORD = re.compile(r"(\w://[^\s:/@]*):[^\s]*@")
 # password=..., also quoted, in query strings, DSNs and JAAS configurations, and "Authorization: Bearer ...".
-_ASSIGNMENT = re.compile(rf"""((?:{_WORDS})\w*\s*[=:]\s*)("[^"]*"|'[^']*'|Bearer \S+|Basic \S+|[^\s&;,"']+)""", re.I)
+_ASSIGNMENT = re.compile(
+    rf"""((?:{_WORDS})\w{{0,40}}\s*[=:]\s*)("[^"]*"|'[^']*'|Bearer \S+|Basic \S+|[^\s&;,"']+)""", re.I
+)
 
 
 def mask(value: Any) -> Any:

@@ -171,6 +171,8 @@ class Pipeline:
                 who asks. Messages left behind are neither acknowledged nor failed.
         """
         seconds = self._seconds(timeout)
+        if self._is_starting:
+            self._is_stop_requested = True
         run = self._run
         if run is None:
             return

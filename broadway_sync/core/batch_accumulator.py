@@ -149,8 +149,11 @@ class BatchAccumulator:
             batch = calendar.popleft()
             if batch.state is OPEN:
                 self._remove_open(batch)
-                batch.state = DUE
-                self._due[batch.partition, batch.key] = batch
+                try:
+                    self._due[batch.partition, batch.key] = batch
+                    batch.state = DUE
+                except Exception:  # a key whose __hash__ or __eq__ has begun to raise: nothing finds it any more
+                    batch.state = CUT
                 self._hand_on(batch)
 
     def next_deadline(self) -> Optional[float]:

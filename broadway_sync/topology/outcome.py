@@ -42,11 +42,11 @@ def _handle_failed(settings: Settings, stage: str, failed: List[Message]) -> Lis
         drop_frame(error)
         restore(failed, before)
         if span:
-            span.exception({**metadata, "messages": failed}, error)
+            span.exception({**metadata, "messages": list(failed)}, error)
         log_error(f"handle_failed raised, for {len(failed)} messages", error, settings.name, stage)
         return failed
     if span:
-        span.stop({**metadata, "messages": returned})
+        span.stop({**metadata, "messages": list(returned)})
     return returned
 
 

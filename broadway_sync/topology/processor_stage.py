@@ -35,6 +35,7 @@ class ProcessorStage:
         self.chunk: Optional[Chunk] = None
         """The chunk in hand, or None."""
         self._prepared: List[Message] = []  # the messages of the chunk, as prepare_messages returned them
+        self._returned: List[Message] = []  # the messages of the chunk that handle_message returned in place of its own
         self._settings = settings
         self._key = settings.options.processor_key
         self._channel = channel
@@ -81,8 +82,8 @@ class ProcessorStage:
         Give the credit of a chunk back, and wake the producer if that is worth a thread switch.
         """
         self.chunk = None
-        if self._prepared:
-            self._prepared = []
+        if self._prepared or self._returned:
+            self._prepared, self._returned = [], []
         source = chunk[0]
         returned = source.returned
         returned.append(count)
@@ -146,7 +147,8 @@ class ProcessorStage:
             restore(messages, before)
             for message in messages:
                 message.status, message.reason = "error", error
-            log_error(f"prepare_messages failed, with {len(messages)} messages", error, settings.name, self.name)
+            if not self.is_abandoned:
+                log_error(f"prepare_messages failed, with {len(messages)} messages", error, settings.name, self.name)
             return [], list(messages)
 
     def _check_prepared(self, returned: Any, count: int) -> List[Message]:
@@ -177,7 +179,7 @@ class ProcessorStage:
             try:
                 result = handle(key, message, context)
                 if result is not message:
-                    self._check_returned(result, messages, successful)
+                    self._check_returned(result)
                 if result.status != "ok":
                     failed.append(result)
                     continue
@@ -190,15 +192,17 @@ class ProcessorStage:
             successful.append(result)
         return successful, failed
 
-    def _check_returned(self, returned: Any, messages: List[Message], successful: List[Message]) -> None:
+    def _check_returned(self, returned: Any) -> None:
         """
-        Let another Message pass, unless it is one of this chunk: then this one would be lost.
+        Let another Message pass that is new: one that was here before would be acknowledged, and the given one lost.
         """
         expected = "handle_message must return the Message"
         if not isinstance(returned, Message):
             raise invalid_return(expected, returned, "message")
-        if any(message is returned for message in messages) or any(message is returned for message in successful):
+        known = list(self.chunk[1] if self.chunk else ()) + self._prepared + self._returned
+        if returned.is_acknowledged() or any(message is returned for message in known):
             raise invalid_return(f"{expected} that it was given", returned, "message")
+        self._returned.append(returned)
 
     def _unknown_batcher(self, batcher: Any) -> UnknownBatcherError:
         known = ", ".join(self._batchers)

@@ -93,14 +93,14 @@ class Run:
         try:
             self.request_stop(seconds)
             has_ended = self._ended.wait(seconds + GRACE)
+            error = None if self._is_reported else self._drain_error
         finally:
             self._callers_of_stop.pop()
         if not has_ended:
             stacks = self._supervisor.stacks()
             text = "".join(f"; thread {name} is at:\n{stack}" for name, stack in stacks.items())
             raise DrainTimeoutError(f"pipeline {self._settings.name!r} did not end in time{text}", 0, stacks)
-        error = self._drain_error
-        if error is not None and not self._is_reported:
+        if error is not None:
             self._is_reported = not self._callers_of_stop
             raise error
 

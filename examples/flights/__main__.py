@@ -83,7 +83,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
 
 
 def _import(file: FlightFile, store: Store, options: argparse.Namespace, interrupts: Interrupts) -> int:
-    with closing(Output(sys.stdout)) as output:
+    with closing(Output(sys.stdout)) as output, closing(file):
         display = make_display(output, file.row_count)
         display.say(f"importing {file.row_count:,} rows of {file.path} into {options.database}")
         with Report(NAME) as report, display:

@@ -4,13 +4,14 @@ The file of flights: checked as a whole before anything is written, then read li
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import io
 import os
 import stat
 import zlib
-from typing import BinaryIO, Callable, Iterator, List, Tuple
+from typing import BinaryIO, Callable, Generator, Iterator, List, Tuple
 
 import attrs
 
@@ -47,10 +48,25 @@ class FlightFile:
     row_count: int
     """Lines that are neither the header nor empty."""
 
+    _readers: List[Generator[Line, None, None]] = attrs.field(factory=list, init=False, eq=False, repr=False)
+
     def lines(self) -> Iterator[Line]:
         """
         Read the rows, one at a time; nothing of the file is held but the present line.
         """
+        reader = self._read()
+        self._readers.append(reader)
+        return reader
+
+    def close(self) -> None:
+        """
+        Close what was not read to its end.
+        """
+        for reader in self._readers:
+            with contextlib.suppress(ValueError):  # it is in the hands of a thread that was left behind
+                reader.close()
+
+    def _read(self) -> Generator[Line, None, None]:
         with _open(self.path) as stream:
             for line in _lines(stream):
                 if line.number > 1 and not _is_blank(line):

@@ -1,0 +1,72 @@
+"""
+Faults that stages had once, where only their insides show them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from broadway_sync import NotRunningError, PipelineFailedError
+from broadway_sync.topology.batch_processor_stage import BatchProcessorStage
+
+from ..helpers import BOUND, NEVER, Call, RecordingAcknowledger, eventually, get
+from .support import messages
+from .test_producer_stage import Scene
+
+
+def test_emit_that_waits_over_a_crash_is_refused(acks: RecordingAcknowledger) -> None:
+    """
+    An ``emit`` of an instance that crashes while it waits for room raises, and none of its messages is taken.
+    """
+    scene = Scene(allows=[True])
+    call = scene.run()
+    puppet = get(scene.instances)
+    get(puppet.calls, "the demand")
+    puppet.stage.emit(acks.messages(["taken"]))
+    waiting = Call(puppet.stage.emit, acks.messages(["refused"]))
+    eventually(lambda: scene.source.emitters.parked, "the emit waits for room")
+    puppet.answers.put(ValueError("connection lost"))
+    with pytest.raises(NotRunningError):
+        waiting.result()
+    assert scene.ready() == ["taken"]
+    get(scene.instances, "the next instance").answers.put(())
+    scene.drained.open()
+    scene.stage.drain("shutdown")
+    call.result()
+
+
+def test_wait_over_a_crash_ends(acks: RecordingAcknowledger) -> None:
+    """
+    A thread in ``wait()`` of an instance that crashes is woken.
+    """
+    scene = Scene(allows=[True])
+    call = scene.run()
+    puppet = get(scene.instances)
+    get(puppet.calls, "the demand")
+    waiting = Call(puppet.stage.wait, NEVER)
+    eventually(lambda: scene.stage._alarm.parked, "the thread waits")
+    puppet.answers.put(ValueError("connection lost"))
+    assert waiting.result() is True
+    get(scene.instances, "the next instance").answers.put(())
+    scene.drained.open()
+    scene.stage.drain("shutdown")
+    call.result()
+
+
+def test_thread_that_dies_past_the_budget_is_not_waited_for(
+    make_pipeline: Any, acks: RecordingAcknowledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    A batch processor that dies when no restart is left ends the pipeline at once, not after ``shutdown`` seconds.
+    """
+
+    def raise_bug(*_: Any) -> None:
+        raise ValueError("a bug in the library")
+
+    monkeypatch.setattr(BatchProcessorStage, "_settle", raise_bug)
+    pipeline = make_pipeline(batchers={"default": {"batch_size": 1}}, max_restarts=0, shutdown=6 * BOUND).start()
+    pipeline.push_messages(messages(acks, 1))
+    with pytest.raises(PipelineFailedError):
+        pipeline.join(BOUND)
