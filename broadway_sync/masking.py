@@ -58,9 +58,8 @@ def _mask_items(items: Any) -> Any:
         masked = [items[0], MASK]
     else:
         masked = [mask(item) for item in items]
-    return (
-        masked if isinstance(items, list) else type(items)(masked) if type(items) in (set, frozenset) else tuple(masked)
-    )
+    kind: Any = next(kind for kind in (list, set, frozenset, tuple) if isinstance(items, kind))
+    return kind(masked)
 
 
 def _is_secret(key: Any) -> bool:

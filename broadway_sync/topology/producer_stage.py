@@ -119,13 +119,14 @@ class ProducerStage:
         messages = to_messages(list(events), self.settings.options.producer.transformer)
         source = self.source
         placed = source.place(messages)
-        while not source.take(placed, has_room=lambda outstanding: outstanding - source.in_hand() < buffer_size):
-            source.emitters.wait_for(lambda: is_over() or self._has_room(buffer_size))
+
+        def has_room(outstanding: int) -> bool:
+            return outstanding - source.in_hand() < buffer_size
+
+        while not source.take(placed, has_room=has_room):
+            source.emitters.wait_for(lambda: is_over() or source.is_closed or has_room(source.outstanding()))
             if is_over():
                 raise NotRunningError(f"{self.name} takes no more messages: it drains, or this producer was terminated")
-
-    def _has_room(self, buffer_size: int) -> bool:
-        return self.source.is_closed or self.source.outstanding() - self.source.in_hand() < buffer_size
 
     def abandon(self) -> int:
         """
