@@ -41,6 +41,13 @@ def log_warning(text: str, pipeline: str, stage: str) -> None:
     _log(logging.WARNING, text, None, pipeline, stage)
 
 
+def log_info(text: str, pipeline: str, stage: str) -> None:
+    """
+    Log a change for the better.
+    """
+    _log(logging.INFO, text, None, pipeline, stage)
+
+
 def _log(level: int, text: str, error: Optional[BaseException], pipeline: str, stage: str) -> None:
     try:
         if logger.isEnabledFor(level):

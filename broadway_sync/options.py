@@ -9,15 +9,27 @@ Units: seconds, int or float.
 from __future__ import annotations
 
 import inspect
-import math
 import os
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Tuple, Type, TypeVar, Union
+from typing import TYPE_CHECKING, Any, Callable, Dict, Mapping, Optional, Tuple, Type, TypeVar, Union
 
 import attrs
 
-from .errors import ConfigurationError
 from .log import safe_repr
 from .masking import mask_module
+from .rules import (
+    build,
+    construct,
+    int_from_zero,
+    is_int,
+    mistake,
+    non_empty_str,
+    option,
+    positive_int,
+    positive_seconds,
+    rule,
+    seconds_from_zero,
+    takes,
+)
 
 if TYPE_CHECKING:
     from .message import Message
@@ -29,74 +41,13 @@ Splitter = Callable[["Message", Any], Tuple[str, Any]]
 """``function(message, accumulator) -> ("emit" | "cont", accumulator)``: decides where a batch ends."""
 
 T = TypeVar("T")
-Validator = Callable[[Any, "attrs.Attribute[Any]", Any], None]
 
-# Validators and converters name the option alone; whoever knows under which key it stands adds the path (_construct).
-
-
-def _mistake(name: str, text: str) -> ConfigurationError:
-    return ConfigurationError(f"{name}: {text}")
-
-
-def _rule(test: Callable[[Any], bool], expected: str) -> Validator:
-    def validate(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
-        if not test(value):
-            raise _mistake(attribute.name, f"expected {expected}, got: {safe_repr(value)}")
-
-    return validate
-
-
-def _is_int(value: Any, minimum: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= minimum
-
-
-def is_seconds(value: Any) -> bool:
-    """
-    Whether *value* is a finite number that a clock can be added to.
-    """
-    try:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    except OverflowError:  # an int beyond what a float can hold
-        return False
-
-
-def _takes(count: int) -> Callable[[Any], bool]:
-    """
-    Whether a value can be called with *count* positional arguments, as far as one can tell.
-    """
-
-    def test(value: Any) -> bool:
-        if not callable(value) or inspect.iscoroutinefunction(value):
-            return False
-        try:
-            inspect.signature(value).bind(*range(count))
-        except ValueError:  # a builtin without a signature
-            return True
-        except TypeError:
-            return False
-        return True
-
-    return test
-
-
-_takes_none, _takes_one, _takes_two = _takes(0), _takes(1), _takes(2)
-_positive_int = _rule(lambda value: _is_int(value, 1), "an int > 0")
-_int_from_zero = _rule(lambda value: _is_int(value, 0), "an int >= 0")
-_positive_seconds = _rule(lambda value: is_seconds(value) and value > 0, "a finite number of seconds > 0")
-_seconds_from_zero = _rule(lambda value: is_seconds(value) and value >= 0, "a finite number of seconds >= 0")
-_name = _rule(lambda value: isinstance(value, str) and bool(value), "a non-empty str")
-_optional_partition_by = _rule(
-    lambda value: value is None or _takes_one(value), "None or a function of one argument, the message"
+_optional_partition_by = rule(
+    lambda value: value is None or takes(1)(value), "None or a function of one argument, the message"
 )
-_optional_transformer = _rule(
-    lambda value: value is None or _takes_one(value), "None or a function of one argument, the event"
+_optional_transformer = rule(
+    lambda value: value is None or takes(1)(value), "None or a function of one argument, the event"
 )
-
-
-def _option(
-    default: Any, validator: Optional[Validator], doc: str, converter: Optional[Callable[[Any], Any]] = None
-) -> Any:
-    return attrs.field(default=default, validator=validator, converter=converter, metadata={"doc": doc})
 
 
 @attrs.frozen(kw_only=True)
@@ -105,18 +56,18 @@ class RateLimiting:
     How many messages all producers of the pipeline may hand on in which time.
     """
 
-    allowed_messages: int = _option(attrs.NOTHING, _positive_int, "messages in each interval, over all producers")
-    interval: float = _option(attrs.NOTHING, _positive_seconds, "length of the fixed window, seconds")
+    allowed_messages: int = option(attrs.NOTHING, positive_int, "messages in each interval, over all producers")
+    interval: float = option(attrs.NOTHING, positive_seconds, "length of the fixed window, seconds")
 
 
 def _is_module(value: Any) -> bool:
     if isinstance(value, tuple):
         return len(value) == 2 and inspect.isclass(value[0]) and isinstance(value[1], Mapping)
-    return _takes_none(value)
+    return takes(0)(value)
 
 
 def _to_rate_limiting(value: Any) -> Optional[RateLimiting]:
-    return None if value is None else _build(RateLimiting, value, "rate_limiting")
+    return None if value is None else build(RateLimiting, value, "rate_limiting")
 
 
 @attrs.frozen(kw_only=True)
@@ -126,17 +77,17 @@ class ProducerOptions:
     """
 
     module: Any = attrs.field(
-        validator=_rule(
+        validator=rule(
             _is_module, "(ProducerClass, {options}) or a callable without arguments that returns a Producer"
         ),
         repr=lambda module: repr(mask_module(module)),
         metadata={"doc": "(ProducerClass, options), or a callable without arguments that returns a new Producer"},
     )
-    concurrency: int = _option(1, _positive_int, "number of producers")
-    transformer: Optional[Callable[[Any], Any]] = _option(
+    concurrency: int = option(1, positive_int, "number of producers")
+    transformer: Optional[Callable[[Any], Any]] = option(
         None, _optional_transformer, "called with each event that a producer emits; returns its Message"
     )
-    rate_limiting: Optional[RateLimiting] = _option(
+    rate_limiting: Optional[RateLimiting] = option(
         None, None, "{allowed_messages, interval}: at most so many messages in each fixed window", _to_rate_limiting
     )
 
@@ -151,34 +102,32 @@ class ProcessorOptions:
     The threads that run ``handle_message``.
     """
 
-    concurrency: int = _option(attrs.Factory(_default_concurrency), _positive_int, "number of processors")
-    max_demand: int = _option(
-        10, _positive_int, "messages demanded and not yet handled, for each processor and producer"
-    )
-    min_demand: int = _option(
-        attrs.Factory(lambda self: self.max_demand // 2 if _is_int(self.max_demand, 1) else 0, takes_self=True),
-        _int_from_zero,
+    concurrency: int = option(attrs.Factory(_default_concurrency), positive_int, "number of processors")
+    max_demand: int = option(10, positive_int, "messages demanded and not yet handled, for each processor and producer")
+    min_demand: int = option(
+        attrs.Factory(lambda self: self.max_demand // 2 if is_int(self.max_demand, 1) else 0, takes_self=True),
+        int_from_zero,
         "more is demanded when this many are left; max_demand - min_demand messages are handled at a time",
     )
-    partition_by: Optional[PartitionBy] = _option(
+    partition_by: Optional[PartitionBy] = option(
         None, _optional_partition_by, "partition_by(message) -> int >= 0 picks the processor"
     )
 
     def __attrs_post_init__(self) -> None:
         if self.min_demand >= self.max_demand:
-            raise _mistake(
+            raise mistake(
                 "min_demand", f"expected an int < max_demand, which is {self.max_demand}, got: {self.min_demand!r}"
             )
 
 
 def _batch_size(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
     if isinstance(value, tuple):
-        if len(value) == 2 and _takes_two(value[1]):
+        if len(value) == 2 and takes(2)(value[1]):
             return
         expected = "(initial, function) with a function of two arguments, the message and the accumulator"
-        raise _mistake(attribute.name, f"expected {expected}, got: {safe_repr(value)}")
-    if not _is_int(value, 1):
-        raise _mistake(attribute.name, f"expected an int > 0 or (initial, function), got: {safe_repr(value)}")
+        raise mistake(attribute.name, f"expected {expected}, got: {safe_repr(value)}")
+    if not is_int(value, 1):
+        raise mistake(attribute.name, f"expected an int > 0 or (initial, function), got: {safe_repr(value)}")
 
 
 @attrs.frozen(kw_only=True)
@@ -187,36 +136,36 @@ class BatcherOptions:
     One batcher and the threads that run ``handle_batch`` for it.
     """
 
-    concurrency: int = _option(1, _positive_int, "number of batch processors")
-    batch_size: Union[int, Tuple[Any, Splitter]] = _option(
+    concurrency: int = option(1, positive_int, "number of batch processors")
+    batch_size: Union[int, Tuple[Any, Splitter]] = option(
         100, _batch_size, "messages in a batch, or (initial, function) that decides where a batch ends"
     )
-    batch_timeout: float = _option(
-        1.0, _positive_seconds, "seconds from the first message of a batch until it is cut, filled or not"
+    batch_timeout: float = option(
+        1.0, positive_seconds, "seconds from the first message of a batch until it is cut, filled or not"
     )
-    max_demand: int = _option(
+    max_demand: int = option(
         attrs.Factory(lambda self: self._default_max_demand(), takes_self=True),
-        _positive_int,
+        positive_int,
         "messages of each processor that may wait for a busy batch processor (default: batch_size)",
     )
-    partition_by: Optional[PartitionBy] = _option(
+    partition_by: Optional[PartitionBy] = option(
         None, _optional_partition_by, "partition_by(message) -> int >= 0 picks the batch processor"
     )
 
     def _default_max_demand(self) -> int:
         if isinstance(self.batch_size, tuple):
-            raise _mistake("max_demand", "required, an int > 0, when batch_size is (initial, function)")
+            raise mistake("max_demand", "required, an int > 0, when batch_size is (initial, function)")
         return self.batch_size
 
 
 def _to_producer(value: Any) -> ProducerOptions:
-    return _build(ProducerOptions, value, "producer")
+    return build(ProducerOptions, value, "producer")
 
 
 def _to_processors(value: Any) -> Dict[str, ProcessorOptions]:
     processors = _build_group(ProcessorOptions, value, "processors")
     if len(processors) != 1:
-        raise _mistake("processors", f"expected a mapping with exactly one key, got: {safe_repr(value)}")
+        raise mistake("processors", f"expected a mapping with exactly one key, got: {safe_repr(value)}")
     return processors
 
 
@@ -230,24 +179,20 @@ class PipelineOptions:
     All options of a pipeline, validated; change them with ``attrs.evolve``.
     """
 
-    name: str = _option(attrs.NOTHING, _name, "unique among the running pipelines; prefix of every thread name")
-    producer: ProducerOptions = _option(attrs.NOTHING, None, "where messages come from", _to_producer)
-    processors: Mapping[str, ProcessorOptions] = _option(
+    name: str = option(attrs.NOTHING, non_empty_str, "unique among the running pipelines; prefix of every thread name")
+    producer: ProducerOptions = option(attrs.NOTHING, None, "where messages come from", _to_producer)
+    processors: Mapping[str, ProcessorOptions] = option(
         attrs.NOTHING, None, "exactly one key and its options", _to_processors
     )
-    batchers: Mapping[str, BatcherOptions] = _option(
+    batchers: Mapping[str, BatcherOptions] = option(
         attrs.Factory(dict), None, "keys and their options; without any, processors acknowledge", _to_batchers
     )
-    context: Any = _option(None, None, "handed as it is to every callback; shared by all threads")
-    shutdown: float = _option(30.0, _positive_seconds, "how long a graceful stop may take")
-    max_restarts: int = _option(
-        3, _int_from_zero, "restarts of the whole pipeline within max_seconds before it gives up"
-    )
-    max_seconds: float = _option(5.0, _positive_seconds, "the time in which restarts are counted")
-    resubscribe_interval: float = _option(
-        0.1, _seconds_from_zero, "pause between a producer's crash and its next demand"
-    )
-    partition_by: Optional[PartitionBy] = _option(
+    context: Any = option(None, None, "handed as it is to every callback; shared by all threads")
+    shutdown: float = option(30.0, positive_seconds, "how long a graceful stop may take")
+    max_restarts: int = option(3, int_from_zero, "restarts of the whole pipeline within max_seconds before it gives up")
+    max_seconds: float = option(5.0, positive_seconds, "the time in which restarts are counted")
+    resubscribe_interval: float = option(0.1, seconds_from_zero, "pause between a producer's crash and its next demand")
+    partition_by: Optional[PartitionBy] = option(
         None, _optional_partition_by, "inherited by processors and batchers that set none"
     )
 
@@ -273,7 +218,7 @@ def build_options(**given: Any) -> PipelineOptions:
     Raises:
         ConfigurationError: The first mistake that is found; the text names the option by its path.
     """
-    return inherit(_construct(PipelineOptions, given, ""))
+    return inherit(construct(PipelineOptions, given, ""))
 
 
 def inherit(options: PipelineOptions) -> PipelineOptions:
@@ -295,37 +240,11 @@ def _inherit(stage: Any, options: PipelineOptions) -> Any:
 
 def _build_group(cls: Type[T], given: Any, path: str) -> Dict[str, T]:
     if not isinstance(given, Mapping):
-        raise _mistake(path, f"expected a mapping of key to options, got: {safe_repr(given)}")
+        raise mistake(path, f"expected a mapping of key to options, got: {safe_repr(given)}")
     for key in given:
         if not isinstance(key, str) or not key:
-            raise _mistake(path, f"expected keys that are non-empty str, got: {safe_repr(key)}")
-    return {key: _build(cls, value, f"{path}.{key}") for key, value in given.items()}
-
-
-def _build(cls: Type[T], given: Any, path: str) -> T:
-    """
-    Return *given*, a mapping or already an instance of *cls*, as an instance of *cls*.
-    """
-    if isinstance(given, cls):
-        return given
-    if not isinstance(given, Mapping):
-        raise _mistake(path, f"expected a mapping or {cls.__name__}, got: {safe_repr(given)}")
-    return _construct(cls, dict(given), path)
-
-
-def _construct(cls: Type[T], values: Dict[Any, Any], path: str) -> T:
-    prefix = f"{path}." if path else ""
-    known = attrs.fields_dict(cls)  # type: ignore[arg-type]
-    for name in values:
-        if name not in known:
-            raise ConfigurationError(f"{prefix}{name}: unknown option, valid options are: {', '.join(known)}")
-    for name, field in known.items():
-        if field.default is attrs.NOTHING and name not in values:
-            raise ConfigurationError(f"{prefix}{name}: required, {field.metadata['doc']}")
-    try:
-        return cls(**values)
-    except ConfigurationError as error:
-        raise ConfigurationError(f"{prefix}{error}") from None
+            raise mistake(path, f"expected keys that are non-empty str, got: {safe_repr(key)}")
+    return {key: build(cls, value, f"{path}.{key}") for key, value in given.items()}
 
 
 def check_rate_limiting(allowed_messages: Any, interval: Any, current: RateLimiting) -> RateLimiting:
@@ -338,20 +257,4 @@ def check_rate_limiting(allowed_messages: Any, interval: Any, current: RateLimit
     values: Dict[str, Any] = attrs.asdict(current)
     changes = {"allowed_messages": allowed_messages, "interval": interval}
     values.update({name: value for name, value in changes.items() if value is not None})
-    return _construct(RateLimiting, values, "rate_limiting")
-
-
-def describe(cls: type) -> List[Tuple[str, str, str]]:
-    """
-    Return (name, default, meaning) of each option of *cls*, for the manual.
-    """
-    rows = []
-    for field in attrs.fields(cls):
-        if field.default is attrs.NOTHING:
-            default = "required"
-        elif isinstance(field.default, attrs.Factory):  # type: ignore[arg-type]
-            default = "computed"
-        else:
-            default = repr(field.default)
-        rows.append((field.name, default, field.metadata["doc"]))
-    return rows
+    return construct(RateLimiting, values, "rate_limiting")

@@ -21,8 +21,9 @@ from .errors import (
 from .handler import resolve_handler
 from .log import log_error, safe_repr
 from .message import Message
-from .options import PipelineOptions, build_options, check_rate_limiting, inherit, is_seconds
+from .options import PipelineOptions, build_options, check_rate_limiting, inherit
 from .producer import Producer
+from .rules import is_seconds
 from .runtime.stage_thread import current_owner
 from .telemetry import execute
 from .telemetry.events import TOPOLOGY_INIT

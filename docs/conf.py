@@ -5,6 +5,7 @@ Sphinx configuration; built with warnings as errors (``make docs``).
 from __future__ import annotations
 
 import configparser
+import importlib
 import os
 import sys
 from typing import Any
@@ -39,18 +40,43 @@ autodoc_typehints_description_target = "documented"
 
 class EventTable(SphinxDirective):
     """
-    ``.. event-table::`` lists every telemetry event with its metadata, from ``broadway_sync.telemetry.events``.
+    ``.. event-table:: module`` lists every telemetry event of a module's ``METADATA``.
     """
 
-    def run(self) -> list[nodes.Node]:
-        from broadway_sync.telemetry.events import METADATA
+    required_arguments = 1
 
-        lines = [".. list-table::", "   :header-rows: 1", "   :widths: 45 55", "", "   * - event", "     - metadata"]
-        for event, metadata in METADATA.items():
-            lines += [f"   * - ``{event!r}``", f"     - {metadata}"]
-        node = nodes.Element()
-        self.state.nested_parse(StringList(lines, source="broadway_sync.telemetry.events"), 0, node)
-        return node.children
+    def run(self) -> list[nodes.Node]:
+        metadata = importlib.import_module(self.arguments[0]).METADATA
+        rows = [(f"``{event!r}``", text) for event, text in metadata.items()]
+        return _table(self, [("event", 45), ("metadata", 55)], rows)
+
+
+class OptionsTable(SphinxDirective):
+    """
+    ``.. options-table:: module Class`` lists the options that a class of them has, with default and meaning.
+    """
+
+    required_arguments = 2
+
+    def run(self) -> list[nodes.Node]:
+        from broadway_sync.rules import describe
+
+        cls = getattr(importlib.import_module(self.arguments[0]), self.arguments[1])
+        rows = [(f"``{name}``", f"``{default}``", meaning) for name, default, meaning in describe(cls)]
+        return _table(self, [("option", 25), ("default", 20), ("meaning", 55)], rows)
+
+
+def _table(directive: SphinxDirective, columns: list[tuple[str, int]], rows: list[tuple[str, ...]]) -> list[nodes.Node]:
+    """
+    Return a table with *columns* (title, width in percent).
+    """
+    widths = " ".join(str(width) for _, width in columns)
+    lines = [".. list-table::", "   :header-rows: 1", f"   :widths: {widths}", ""]
+    for row in [tuple(title for title, _ in columns), *rows]:
+        lines += [f"   {'*' if first else ' '} - {cell}" for first, cell in zip([True] + [False] * len(row), row)]
+    node = nodes.Element()
+    directive.state.nested_parse(StringList(lines, source=directive.arguments[0]), 0, node)
+    return node.children
 
 
 def read_google_sections(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
@@ -68,4 +94,5 @@ def setup(app: Any) -> None:
     Called by Sphinx.
     """
     app.add_directive("event-table", EventTable)
+    app.add_directive("options-table", OptionsTable)
     app.connect("autodoc-process-docstring", read_google_sections)

@@ -23,7 +23,7 @@ NO_IO |= {"threading", "_thread", "time", "sched", "selectors", "os", "io"}
 CORE_MAY = {"core", "errors"}
 RUNTIME_MAY = CORE_MAY | {"runtime", "log"}
 VALUES = {"acknowledger", "batch_info", "errors", "handler", "log", "masking", "message", "options"}
-VALUES |= {"partition", "producer"}
+VALUES |= {"partition", "producer", "rules"}
 TOPOLOGY_MAY = RUNTIME_MAY | VALUES | {"topology", "telemetry"}
 OUTSIDE = {"connectors", "integrations", "testing"}
 
