@@ -7,6 +7,7 @@ is acknowledged, or the lease extended, in time.
 
 from __future__ import annotations
 
+import itertools
 from typing import Dict, Iterable, List, Optional, Tuple
 
 # A lease is extended when half of it is over; what failed is tried again after a tenth.
@@ -19,7 +20,7 @@ class Leases:
     """
     The leases of the messages in a pipeline. Not thread-safe; time is an argument.
 
-    Every lease is in exactly one of two dicts. In each of them all were put with the same distance to their due time,
+    Every lease is in exactly one of three dicts. In each of them all were put with the same distance to their due time,
     so that insertion order is the order in which they fall due, and every operation takes constant time.
     """
 
@@ -33,9 +34,10 @@ class Leases:
         self._longest = longest
         self._fresh: Dict[str, Lease] = {}
         self._retries: Dict[str, Lease] = {}  # being extended just now, or the last attempt failed
+        self._ending: Dict[str, Lease] = {}  # held for the longest time: due when they expire
 
     def __len__(self) -> int:
-        return len(self._fresh) + len(self._retries)
+        return len(self._fresh) + len(self._retries) + len(self._ending)
 
     @property
     def interval(self) -> float:
@@ -56,30 +58,35 @@ class Leases:
         """
         before = len(self)
         for handle in handles:
-            if self._fresh.pop(handle, None) is None:
-                self._retries.pop(handle, None)
+            if self._fresh.pop(handle, None) is None and self._retries.pop(handle, None) is None:
+                self._ending.pop(handle, None)
         return before - len(self)
 
     def next_due(self) -> Optional[float]:
         """
         Return when the next lease falls due, None if there is none.
         """
-        firsts = [next(iter(leases.values()))[0] for leases in (self._fresh, self._retries) if leases]
+        firsts = [next(iter(leases.values()))[0] for leases in self._dicts() if leases]
         return min(firsts) if firsts else None
 
     def take_due(self, now: float) -> Tuple[List[str], List[str]]:
         """
-        Return the handles to extend now, and those that are lost: expired, or held too long. The lost are forgotten.
+        Return the handles to extend now, and those whose leases have expired, which are forgotten.
 
         Those to extend fall due again soon, unless :meth:`extended` says that it worked.
         """
-        due = self._pop_due(self._fresh, now) + self._pop_due(self._retries, now)
-        lost = [handle for handle, (_, expires, received) in due if self._is_lost(expires, received, now)]
-        gone = set(lost)
+        to_extend: List[str] = []
+        lost: List[str] = []
         retry_at = now + self.seconds * _RETRY_SHARE
-        kept = {handle: (retry_at, lease[1], lease[2]) for handle, lease in due if handle not in gone}
-        self._retries.update(kept)
-        return list(kept), lost
+        for handle, (_, expires, received) in self._pop_due(now):
+            if now >= expires:
+                lost.append(handle)
+            elif now - received >= self._longest:
+                self._ending[handle] = (expires, expires, received)
+            else:
+                self._retries[handle] = (retry_at, expires, received)
+                to_extend.append(handle)
+        return to_extend, lost
 
     def extended(self, handles: Iterable[str], now: float) -> None:
         """
@@ -90,16 +97,14 @@ class Leases:
             if lease is not None:
                 self._fresh[handle] = (now + self.interval, now + self.seconds, lease[2])
 
-    def _is_lost(self, expires: float, received: float, now: float) -> bool:
-        return now >= expires or now - received >= self._longest
+    def _dicts(self) -> Tuple[Dict[str, Lease], ...]:
+        return self._fresh, self._retries, self._ending
 
-    @staticmethod
-    def _pop_due(leases: Dict[str, Lease], now: float) -> List[Tuple[str, Lease]]:
-        due = []
-        for handle, lease in leases.items():
-            if lease[0] > now:
-                break
-            due.append((handle, lease))
-        for handle, _ in due:
-            del leases[handle]
+    def _pop_due(self, now: float) -> List[Tuple[str, Lease]]:
+        due: List[Tuple[str, Lease]] = []
+        for leases in self._dicts():
+            first = len(due)
+            due += itertools.takewhile(lambda item: item[1][0] <= now, leases.items())
+            for handle, _ in due[first:]:
+                del leases[handle]
         return due

@@ -1,0 +1,3 @@
+"""
+What several connectors need: options, telemetry, and the machinery of connectors that poll.
+"""
