@@ -22,8 +22,9 @@ from broadway_sync import options
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "docs" / "examples"
 SCRIPTS = [ROOT / "examples" / "quickstart.py", *sorted(EXAMPLES.glob("*.py"))]
-# Examples that are run in another way below.
-OTHERWISE = {"script.py", "test_orders.py"}
+# Examples that are run in another way: below, or with a broker, by the tests of its connector.
+BROKER_EXAMPLES = {path.name for path in EXAMPLES.glob("*_pipeline.py")}
+OTHERWISE = {"script.py", "test_orders.py"} | BROKER_EXAMPLES
 
 
 def run(*arguments: Any) -> subprocess.CompletedProcess[str]:
@@ -65,6 +66,16 @@ def test_expected_output_belongs_to_an_example() -> None:
     """
     expected = {path.with_suffix(".py").name for path in EXAMPLES.glob("*.out")}
     assert expected == {path.name for path in EXAMPLES.glob("*.py")} - OTHERWISE
+
+
+def test_examples_that_need_a_broker_are_run_by_the_tests_of_their_connector() -> None:
+    """
+    Each by its own.
+    """
+    assert BROKER_EXAMPLES == {f"{name}_pipeline.py" for name in ("kafka", "pubsub", "rabbitmq", "sqs")}
+    for name in BROKER_EXAMPLES:
+        tests = (ROOT / "tests" / "connectors" / name[: -len("_pipeline.py")]).glob("test_*.py")
+        assert any(name in path.read_text(encoding="utf-8") for path in tests), name
 
 
 def test_script_counts_words(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ Who listens to which event.
 from __future__ import annotations
 
 import threading
+from functools import lru_cache
 from time import monotonic_ns, time_ns
 from typing import Any, Callable, Dict, Iterable, List, Mapping, Tuple, TypeVar
 
@@ -147,61 +148,68 @@ def span(event: Event, metadata: Mapping[str, Any], function: Callable[[], Tuple
             ``stacktrace`` added.
     """
     running = Span(event)
-    running.start(metadata)
+    running.start({**metadata})
     try:
         result, stop_metadata = function()
     except BaseException as error:
-        running.exception(metadata, error)
+        running.exception({**metadata}, error)
         raise
-    running.stop(stop_metadata)
+    running.stop({**stop_metadata})
     return result
+
+
+@lru_cache(maxsize=1024)
+def _phases(event: Event) -> Tuple[Event, Event, Event]:
+    return event + ("start",), event + ("stop",), event + ("exception",)
 
 
 class Span:
     """
     The start of something and its end. Measurements are integer nanoseconds.
+
+    The metadata that it is given are its own from then on, a new dict for each event, and completed in place: further
+    copies for each message would be a good part of what listening costs.
     """
 
-    __slots__ = ("_context", "_event", "_started")
+    __slots__ = ("_context", "_phases", "_started")
 
     def __init__(self, event: Event) -> None:
-        self._event = event
+        self._phases = _phases(event)
         self._context: Any = None
         self._started = 0
 
-    def start(self, metadata: Mapping[str, Any]) -> None:
+    def start(self, metadata: Dict[str, Any]) -> None:
         """
         Emit the start event and take the time.
         """
-        self._context = metadata.get("telemetry_span_context", self)
+        self._context = metadata.setdefault("telemetry_span_context", self)
         self._started = now = monotonic_ns()
-        event = self._event + ("start",)
+        event = self._phases[0]
         if event in handlers:
-            execute(event, {"system_time": time_ns(), "monotonic_time": now}, self._complete(metadata))
+            execute(event, {"system_time": time_ns(), "monotonic_time": now}, metadata)
 
-    def stop(self, metadata: Mapping[str, Any]) -> None:
+    def stop(self, metadata: Dict[str, Any]) -> None:
         """
         Emit the stop event.
         """
-        event = self._event + ("stop",)
+        event = self._phases[1]
         if event in handlers:
-            execute(event, self._measure(), self._complete(metadata))
+            metadata["telemetry_span_context"] = self._context
+            execute(event, self._measure(), metadata)
 
-    def exception(self, metadata: Mapping[str, Any], error: BaseException) -> None:
+    def exception(self, metadata: Dict[str, Any], error: BaseException) -> None:
         """
         Emit the exception event.
         """
-        event = self._event + ("exception",)
+        event = self._phases[2]
         if event in handlers:
+            metadata["telemetry_span_context"] = self._context
             added = {"kind": "error", "reason": error, "stacktrace": error.__traceback__}
-            execute(event, self._measure(), self._complete({**metadata, **added}))
+            execute(event, self._measure(), {**metadata, **added})
 
     def _measure(self) -> Dict[str, int]:
         now = monotonic_ns()
         return {"duration": now - self._started, "monotonic_time": now}
-
-    def _complete(self, metadata: Mapping[str, Any]) -> Dict[str, Any]:
-        return {**metadata, "telemetry_span_context": self._context}
 
 
 def _renew_lock() -> None:

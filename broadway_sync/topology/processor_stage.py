@@ -270,18 +270,18 @@ class ProcessorStage:
         )
 
     def _handle_observed(self, messages: List[Message]) -> Outcome:
-        metadata = self._metadata()
+        common = self._metadata()
         successful: List[Message] = []
         failed: List[Message] = []
         for message in messages:
             span = Span(MESSAGE)
-            span.start({**metadata, "message": message})
+            span.start({**common, "message": message})
             (ok, not_ok) = self._handle([message])
             result = (ok or not_ok)[0]
             if result.status == "error":
-                span.exception({**metadata, "message": result}, result.reason)
+                span.exception({**common, "message": result}, result.reason)
             else:
-                span.stop({**metadata, "message": result})
+                span.stop({**common, "message": result})
             successful += ok
             failed += not_ok
         return successful, failed

@@ -108,7 +108,7 @@ class ReportedSpan:
         """Fill in what only the end knows."""
 
     def __enter__(self) -> ReportedSpan:
-        self._span.start(self._metadata)
+        self._span.start({**self._metadata})
         return self
 
     def __exit__(
@@ -117,7 +117,7 @@ class ReportedSpan:
         if error is None:
             self._span.stop({**self._metadata, **self.stop_metadata})
         else:
-            self._span.exception(self._metadata, error)
+            self._span.exception({**self._metadata}, error)
 
 
 def describe(error: BaseException) -> str:
