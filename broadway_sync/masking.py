@@ -6,10 +6,9 @@ from __future__ import annotations
 
 import functools
 import re
-from typing import Any, Mapping
+from typing import Any, Dict, Mapping, Tuple
 
 MASK = "******"
-
 _WORDS = (
     r"passw(?:or)?d|passphrase|passcode|pwd|secret|token|credential|authorization|signature"
     r"|api_?key|access_?key|private_?key|account_?key|shared_?key|sas_?key"
@@ -29,12 +28,18 @@ def mask(value: Any) -> Any:
 
     Looked for by name in mappings and pairs, at any depth of mappings, lists, tuples and sets, and inside str and
     bytes. Of an object that is none of these, nor a number, None, a class or a function, only the type is shown: its
-    ``repr`` may say anything.
+    ``repr`` may say anything. So it is for a container inside itself.
     """
-    if isinstance(value, Mapping):
-        return {key: MASK if _is_secret(key) and item is not None else mask(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return _mask_items(value)
+    return _mask(value, ())
+
+
+def _mask(value: Any, outer: Tuple[int, ...]) -> Any:
+    """
+    Return *value* masked; *outer* are the ids of the containers that it is in.
+    """
+    if isinstance(value, (Mapping, list, tuple, set, frozenset)) and id(value) not in outer:
+        outer = (*outer, id(value))
+        return _mask_mapping(value, outer) if isinstance(value, Mapping) else _mask_items(value, outer)
     if isinstance(value, str):
         return _ASSIGNMENT.sub(rf"\1{MASK}", _URL_PASSWORD.sub(rf"\1:{MASK}@", value))
     if isinstance(value, (bytes, bytearray)):
@@ -53,11 +58,15 @@ def mask_module(module: Any) -> Any:
     return mask_module(module.func) if isinstance(module, functools.partial) else module
 
 
-def _mask_items(items: Any) -> Any:
+def _mask_mapping(values: Mapping[Any, Any], outer: Tuple[int, ...]) -> Dict[Any, Any]:
+    return {key: MASK if _is_secret(key) and item is not None else _mask(item, outer) for key, item in values.items()}
+
+
+def _mask_items(items: Any, outer: Tuple[int, ...]) -> Any:
     if len(items) == 2 and isinstance(items, (list, tuple)) and _is_secret(items[0]):  # a pair, as headers come
         masked = [items[0], MASK]
     else:
-        masked = [mask(item) for item in items]
+        masked = [_mask(item, outer) for item in items]
     kind: Any = next(kind for kind in (list, set, frozenset, tuple) if isinstance(items, kind))
     return kind(masked)
 

@@ -269,7 +269,7 @@ class Pipeline:
             NotRunningError: It is not running.
         """
         limit = self._running_limit()
-        limit.update(check_rate_limiting(allowed_messages, interval, limit.current()), reset=reset)
+        limit.update(lambda current: check_rate_limiting(allowed_messages, interval, current), reset=reset)
 
     def push_messages(self, messages: Iterable[Message]) -> None:
         """

@@ -150,13 +150,21 @@ class SharedRateLimit:
         Return the values in force from the next window on.
         """
         with self._lock:
-            return RateLimiting(allowed_messages=self._limit.allowed_messages, interval=self._limit.interval)
+            return self._current()
 
-    def update(self, options: RateLimiting, *, reset: bool) -> None:
+    def update(self, change: Callable[[RateLimiting], RateLimiting], *, reset: bool) -> None:
         """
         Use new values from the next window on, or at once with *reset*.
+
+        Args:
+            change: Returns the new values for the current ones; called with the lock held, so that of two changes
+                at once neither is lost. What it raises changes nothing.
         """
         with self._lock:
+            options = change(self._current())
             self._limit.update(options.allowed_messages, options.interval, monotonic(), reset=reset)
             self.version += 1
         self.changed()
+
+    def _current(self) -> RateLimiting:
+        return RateLimiting(allowed_messages=self._limit.allowed_messages, interval=self._limit.interval)

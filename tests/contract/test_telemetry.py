@@ -703,6 +703,20 @@ def test_credentials_of_a_factory_are_masked(make_pipeline: Any, acks: Any, reco
     assert "hunter2" not in repr(recorder.events)
 
 
+def test_options_that_contain_themselves_are_masked_too(make_pipeline: Any, acks: Any, recorder: Recorder) -> None:
+    """
+    However often they do.
+    """
+    options: Any = {"password": "hunter2", "visible": "invoices"}
+    options.update(first=options, second=[options])
+    with make_pipeline(producer={"module": (Connected, options)}) as pipeline:
+        pipeline.push_messages(acks.messages([1]))
+        acks.collect(1)
+    shown = repr(recorder.only("processor", "start")[2]["producer"])
+    assert "invoices" in shown
+    assert "hunter2" not in shown
+
+
 def test_names_that_only_look_like_credentials(make_pipeline: Any, acks: Any, recorder: Recorder) -> None:
     """
     A URL without a password is shown as it is.

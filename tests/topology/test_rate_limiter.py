@@ -8,6 +8,7 @@ from __future__ import annotations
 import queue
 from typing import Any, Iterator, List, Optional, Tuple
 
+import attrs
 import pytest
 
 from broadway_sync.options import RateLimiting
@@ -59,7 +60,8 @@ class Scene:
         """
         Begin a new window.
         """
-        self.limit.update(RateLimiting(allowed_messages=allowed, interval=interval), reset=True)
+        new = RateLimiting(allowed_messages=allowed, interval=interval)
+        self.limit.update(lambda _: new, reset=True)
 
 
 @pytest.fixture
@@ -196,7 +198,7 @@ def test_updates(make_scene: Any) -> None:
     """
     scene = make_scene(3)
     seen: List[Tuple[int, Any]] = [(scene.limit.version, scene.limit.current())]
-    scene.limit.update(RateLimiting(allowed_messages=5, interval=1.5), reset=False)
+    scene.limit.update(lambda _: RateLimiting(allowed_messages=5, interval=1.5), reset=False)
     seen.append((scene.limit.version, scene.limit.current()))
     assert [current for _, current in seen] == [
         RateLimiting(allowed_messages=3, interval=NEVER),
@@ -205,3 +207,19 @@ def test_updates(make_scene: Any) -> None:
     assert seen[0][0] != seen[1][0]
     assert scene.limit.take(10) == 3
     assert scene.limit.take(10) == 0
+
+
+def test_updates_from_two_threads_are_both_kept() -> None:
+    """
+    Each changes what the other left.
+    """
+    limit = SharedRateLimit(RateLimiting(allowed_messages=1, interval=1.0))
+
+    def add(count: int) -> None:
+        for _ in range(count):
+            limit.update(lambda now: attrs.evolve(now, allowed_messages=now.allowed_messages + 1), reset=False)
+
+    calls = [Call(add, 500) for _ in range(4)]
+    for call in calls:
+        call.result()
+    assert limit.current().allowed_messages == 2001
