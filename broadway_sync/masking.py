@@ -13,7 +13,7 @@ _WORDS = (
     r"passw(?:or)?d|passphrase|passcode|pwd|secret|token|credential|authorization|signature"
     r"|api_?key|access_?key|private_?key|account_?key|shared_?key|sas_?key"
 )
-_SECRET_NAME = re.compile(rf"{_WORDS}|^pass$|^key$|^auth$", re.IGNORECASE)
+_SECRET_NAME = re.compile(rf"{_WORDS}|^pass$|^key$|^auth$|^sasl$", re.IGNORECASE)
 # scheme://user:password@host; the last @ counts, as passwords may contain one.
 _URL_PASSWORD = re.compile(r"(\w://[^\s:/@]*):[^\s]*@")
 # password=..., also quoted, in query strings, DSNs and JAAS configurations, and "Authorization: Bearer ...".

@@ -629,6 +629,7 @@ SECRETS: dict[str, Any] = {
     "private_key": "hunter2",
     "sasl_plain_password": "hunter2",
     "sasl.password": "hunter2",
+    "sasl": ("plain", "user", "hunter2"),
     "ssl_key_password": "hunter2",
     "AccessKey": "hunter2",
     "connection": {"host": "visible", "password": "hunter2"},
