@@ -1,8 +1,10 @@
 # Every command makes what it needs: .venv if it is not there, and the packages of its extra whenever
 # setup.cfg is newer than the last installation. All that has to be there is Python >= 3.8 with venv.
+# The tests of connectors use the brokers that they find on this machine, and skip the others with their reason.
 #
 #   make test                      the whole test suite, with branch coverage of the core
 #   make test ARGS="-k batcher"    some of it, any arguments of pytest, without coverage
+#   make brokers                   fetches the brokers that the tests can start (needs Maven, Java)
 #   make demo                      imports a month of flight records into SQLite
 #   make help                      the other commands
 
@@ -10,6 +12,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 COMMA := ,
+EXTRAS = test-demo-all-brokers
+# Where the tests look for brokers; each comes with the version in its file.
+BROKERS = build/brokers
+JARS = kafka-3.9 kafka-4.1 elasticmq
+MINISTACK = ministack==1.5.33
+MAVEN_COPY = mvn -q -B org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies
 # Tests that coverage itself makes hang: it holds a lock of its own when a busy process forks, and CPython 3.11 spins
 # when a traced thread runs while an exception waits in a parked one. They run without it.
 UNTRACED = fork_under_load or thread_that_dies or threads_that_die
@@ -19,10 +27,11 @@ SEEDS ?= 2000
 .DEFAULT_GOAL := help
 # A venv or an installation that failed half way does not count as made.
 .DELETE_ON_ERROR:
-.PHONY: help test coverage demo stress bench bench-compare lint types docs clean
+.PHONY: help test brokers coverage demo stress bench bench-compare lint types docs clean
 
 help:
 	@echo "make test          run the tests (ARGS=... for pytest), coverage of the core at the end"
+	@echo "make brokers       fetch brokers for the tests of connectors into $(BROKERS)"
 	@echo "make demo          import a month of flight records into SQLite (ARGS=... for its options)"
 	@echo "make stress        run the stress test over SEEDS=$(SEEDS) random pipelines"
 	@echo "make bench         measure (ARGS=... for its options)"
@@ -38,7 +47,7 @@ $(VENV)/.installed-%: setup.cfg | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable ".[$(subst -,$(COMMA),$*)]"
 	@touch $@
 
-test: $(VENV)/.installed-test-demo
+test: $(VENV)/.installed-$(EXTRAS)
 ifdef ARGS
 	$(BIN)/python -m pytest -rfEs $(ARGS)
 else
@@ -47,7 +56,27 @@ else
 	$(BIN)/python -m coverage report
 endif
 
-coverage: $(VENV)/.installed-test-demo
+# What cannot be fetched is said and left out: its tests are skipped, unless BROADWAY_REQUIRE_BROKERS=1.
+brokers: $(JARS:%=$(BROKERS)/%/.fetched) $(BROKERS)/ministack/.installed
+
+$(BROKERS)/%/.fetched: tests/brokers/jars/%.xml
+	@if ! command -v mvn >/dev/null; then \
+	  echo "$*: not fetched, that needs mvn (Maven)"; \
+	elif $(MAVEN_COPY) -f $< -DincludeScope=runtime -DoutputDirectory=$(abspath $(@D)).new; then \
+	  rm -rf $(@D) && mv $(@D).new $(@D) && touch $@ && echo "$*: fetched into $(@D)"; \
+	else \
+	  rm -rf $(@D).new; echo "$*: could not be fetched"; \
+	fi
+
+# In an environment of its own: it pins the version of what boto3 is made of.
+$(BROKERS)/ministack/.installed: Makefile
+	@if $(PYTHON) -m venv $(@D) && $(@D)/bin/python -m pip install --quiet "$(MINISTACK)" && touch $@; then \
+	  echo "ministack: installed into $(@D)"; \
+	else \
+	  echo "ministack: could not be installed"; \
+	fi
+
+coverage: $(VENV)/.installed-$(EXTRAS)
 	$(BIN)/python -m coverage run -m pytest -q -k "not ($(UNTRACED))"
 	$(BIN)/python -m coverage html --fail-under=0
 	$(BIN)/python -m coverage report
@@ -56,7 +85,7 @@ coverage: $(VENV)/.installed-test-demo
 demo: $(VENV)/.installed-demo
 	$(BIN)/python -m examples.flights $(ARGS)
 
-stress: $(VENV)/.installed-test-demo
+stress: $(VENV)/.installed-$(EXTRAS)
 	BROADWAY_STRESS_SEEDS=$(SEEDS) $(BIN)/python -m pytest -rfEs --timeout=300 tests/test_stress.py $(ARGS)
 
 bench: $(VENV)/.installed-bench
@@ -80,7 +109,7 @@ docs: $(VENV)/.installed-docs
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
-# Leaves .venv and .tox (remove them by hand), and the figures of the benchmark in build/bench.
+# Leaves .venv and .tox (remove them by hand), the figures of the benchmark in build/bench, and $(BROKERS).
 clean:
 	rm -rf build/lib build/bdist.* dist *.egg-info docs/_build htmlcov .coverage .coverage.* .hypothesis
 	rm -rf .mypy_cache .pytest_cache .ruff_cache

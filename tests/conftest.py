@@ -6,6 +6,8 @@ brings out races; ``BROADWAY_TIME_SCALE`` stretches the bounds of ``tests/helper
 
 Exceptions in threads are found by pytest itself, which reports them as a warning; warnings are errors here (setup.cfg,
 and once more below, so that a run with other options cannot lose the check).
+
+The fixtures of real brokers, proxies and processes are in ``tests/brokers/fixtures.py``.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ import traceback
 from typing import Any, Callable, Iterator
 
 import pytest
+
+pytest_plugins = ["tests.brokers.fixtures"]
 
 GRACE = 5.0 * float(os.environ.get("BROADWAY_TIME_SCALE", "1"))
 """Seconds that a thread has to end after its test; every one that ends sooner costs only what it takes."""

@@ -26,6 +26,15 @@ VALUES = {"acknowledger", "batch_info", "errors", "handler", "log", "masking", "
 VALUES |= {"partition", "producer", "rules"}
 TOPOLOGY_MAY = RUNTIME_MAY | VALUES | {"topology", "telemetry"}
 OUTSIDE = {"connectors", "integrations", "testing"}
+CONNECTORS_MAY = RUNTIME_MAY | VALUES | {"telemetry", "connectors"}
+TESTING_MAY = VALUES | {"pipeline", "telemetry", "connectors", "testing"}
+# The folders of connectors, and the packages of their clients.
+CLIENTS = {
+    "rabbitmq": {"pika"},
+    "kafka": {"kafka"},
+    "sqs": {"boto3", "botocore"},
+    "pubsub": {"google", "grpc", "grpc_status"},
+}
 
 
 class Import:
@@ -182,13 +191,71 @@ def test_nothing_in_the_library_imports_connectors_integrations_or_testing() -> 
     assert {name: found for name, found in wrong.items() if found} == {}
 
 
+def test_connectors_see_interfaces_and_values() -> None:
+    """
+    And the core and the runtime, but neither stages nor the pipeline: whatever a connector does, others can do as well.
+    """
+    assert check("connectors", CONNECTORS_MAY, set()) == {}
+
+
+@pytest.mark.parametrize("folder", sorted(CLIENTS))
+def test_connectors_do_not_see_each_other(folder: str) -> None:
+    """
+    What several of them need is in ``connectors/common``.
+    """
+    others = {f"{PACKAGE}.connectors.{name}" for name in CLIENTS if name != folder}
+    seen = {found.name for path in connector_modules(folder) for found in imports_of(path)}
+    assert [name for name in seen if name.startswith(tuple(others))] == []
+
+
+def test_what_connectors_share_knows_none_of_them() -> None:
+    """
+    Nor a client library.
+    """
+    seen = {found.name for path in connector_modules("common") for found in imports_of(path)}
+    folders = tuple(f"{PACKAGE}.connectors.{name}" for name in CLIENTS)
+    assert [name for name in seen if name.startswith((*folders, *set().union(*CLIENTS.values())))] == []
+
+
+@pytest.mark.parametrize("folder", sorted(CLIENTS))
+def test_connectors_import_their_own_client_in_one_module(folder: str) -> None:
+    """
+    ``client.py`` is the seam; other modules name the library's types for type checkers at most.
+    """
+    importing = {}
+    for path in connector_modules(folder):
+        foreign = {found.name.split(".")[0] for found in imports_of(path) if not found.is_typing}
+        importing[path.name] = {name for name in foreign if not is_standard(name)} - {PACKAGE, "attr", "attrs"}
+    assert importing.pop("client.py") <= CLIENTS[folder]
+    assert {name: foreign for name, foreign in importing.items() if foreign} == {}
+
+
+def connector_modules(folder: str) -> List[Path]:
+    """
+    Return the modules of one connector.
+    """
+    found = sorted((ROOT / "connectors" / folder).glob("*.py"))
+    assert found, f"there is no connector {folder}"
+    return found
+
+
+def test_testing_sees_what_users_see() -> None:
+    """
+    The pipeline and the values; of connectors the names of their events.
+    """
+    assert check("testing", TESTING_MAY, set()) == {}
+    paths = [path for path in modules() if layer(path) == "testing"]
+    seen = {found.name for path in paths for found in imports_of(path) if found.own == "connectors"}
+    assert seen == {f"{PACKAGE}.connectors.common.events.METADATA"}
+    foreign = {found.name.split(".")[0] for path in paths for found in imports_of(path)}
+    assert {name for name in foreign if not is_standard(name)} - {PACKAGE, "attr", "attrs"} == set()
+
+
 def test_only_the_standard_library_and_attrs_are_imported() -> None:
     """
     Clients come with the connectors.
     """
-    names = {
-        found.name.split(".")[0] for path in modules() if layer(path) not in OUTSIDE for found in imports_of(path)
-    }
+    names = {found.name.split(".")[0] for path in modules() if layer(path) not in OUTSIDE for found in imports_of(path)}
     foreign = {name for name in names if not is_standard(name)} - {PACKAGE, "attr", "attrs"}
     assert foreign == set()
 

@@ -60,8 +60,7 @@ def available() -> Dict[str, str]:
     packages give has all of them, joined by ``" and "``.
 
     Returns:
-        For example ``{"kafka": "broadway_sync.connectors.kafka:KafkaProducer (broadway_sync)", "spool":
-        "off_broadway_spool:SpoolProducer (off_broadway_spool 1.0)", ...}``.
+        For example ``"spool"`` to ``"off_broadway_spool:SpoolProducer (off_broadway_spool 1.0)"``.
     """
     return {name: " and ".join(entry.source for entry in entries) for name, entries in sorted(_find().items())}
 

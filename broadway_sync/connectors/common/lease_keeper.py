@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import threading
 from time import monotonic
-from typing import Iterable, List, Optional
+from typing import Callable, Iterable, List, Optional, Set
 
 from ...core.leases import Leases
 from ...runtime.wait_list import WaitList
@@ -20,13 +20,17 @@ class LeaseKeeper:
     The leases of one producer. :meth:`run` is the thread, everything else may be called by any.
     """
 
-    def __init__(self, client: PollingClient, reporter: Reporter, longest: float) -> None:
+    def __init__(
+        self, client: PollingClient, reporter: Reporter, longest: float, settling: Callable[[], Set[str]]
+    ) -> None:
         """
         Args:
             longest: Seconds after receipt for which a lease is extended.
+            settling: Returns the handles of messages that are being acknowledged.
         """
         self._client = client
         self._reporter = reporter
+        self._settling = settling
         self._leases = Leases(client.lease, longest)
         # Guards _leases. Innermost: nothing is called while it is held.
         self._lock = threading.Lock()
@@ -95,12 +99,15 @@ class LeaseKeeper:
         self._is_failing = False
         refused = {refusal.handle for refusal in refusals}
         final = {refusal.handle for refusal in refusals if refusal.is_final}
+        if final:
+            # One that was acknowledged while the request was under way is refused, and not lost: the answer to its
+            # acknowledgement is on its way.
+            final -= self._settling()
         with self._lock:
-            # One that was acknowledged while the request was under way is refused, and not lost.
             lost = self._leases.remove(final)
             self._leases.extended([handle for handle in handles if handle not in refused], now)
         if lost:
-            self._report_lost(lost, next(refusal.reason for refusal in refusals if refusal.is_final))
+            self._report_lost(lost, next(refusal.reason for refusal in refusals if refusal.handle in final))
 
     def _report_lost(self, count: int, reason: str) -> None:
         self._reporter.execute(LEASE_LOST, {"count": count}, reason=reason)

@@ -119,7 +119,7 @@ class PollingProducer(Producer):
         Send the last acknowledgements, a bounded time long; the client is closed when its last request has returned.
         """
         if self._session is not None:
-            self._session.close(has_crashed=isinstance(reason, BaseException))
+            self._session.close(reason)
 
 
 class Session(Acknowledger):
@@ -194,23 +194,29 @@ class Session(Acknowledger):
             messages += [message for group in groups if group is not None for message in self._groups.release(group)]
         self._release(messages, RELEASE)
 
-    def close(self, has_crashed: bool) -> None:
+    def close(self, reason: Any) -> None:
         """
-        End the threads.
+        End the threads; *reason* is that of ``terminate``.
 
-        After a crash the messages that are still in the pipeline are acknowledged when they are done with; otherwise
-        whatever is there now was abandoned, and is left to the source.
+        After a crash the messages that are still in the pipeline are acknowledged when they are done with, and after
+        a restart those that the new stages took over; otherwise whatever is there now was abandoned, and is left to
+        the source.
         """
         self.stop_receiving()
+        has_crashed = isinstance(reason, BaseException)
         with self._lock:
-            if not has_crashed:
+            if not has_crashed and reason != "restart":
                 self._in_pipeline = 0
             is_done = self._in_pipeline <= 0
         flush_seconds = min(_FLUSH_SECONDS, self._stage.options.shutdown / 2)
+        patience = flush_seconds if is_done else self._options.max_lease if has_crashed else self._patience()
         if self._settler is not None:
-            self._settler.close(monotonic() + (flush_seconds if is_done else self._options.max_lease))
+            self._settler.close(monotonic() + patience)
         if is_done:
             self._join(flush_seconds)
+
+    def _patience(self) -> float:
+        return max(_PATIENCE, 2 * self._client.lease)
 
     def _join(self, flush_seconds: float) -> None:
         """
@@ -237,10 +243,11 @@ class Session(Acknowledger):
             receipt = message.acknowledger[2]
             self._note(receipt, receipt.on_failure, actions)
         assert self._settler is not None
-        self._forget(actions.pop(None, []))  # the leases run out, and the source delivers the messages again
         for action, handles in actions.items():
-            assert action is not None
-            self._settler.post(action, handles)
+            if action is None or action[0] != "ack":
+                self._forget(handles)  # they come again: an extension now would only put that off
+            if action is not None:
+                self._settler.post(action, handles)
         with self._lock:
             self._in_pipeline -= len(successful) + len(failed)
             is_last = self._is_closed and self._in_pipeline <= 0
@@ -261,7 +268,7 @@ class Session(Acknowledger):
         if handle is not None:
             actions.setdefault(action, []).append(handle)
         if receipt.group is not None:
-            self._advance(receipt.group, action)
+            self._advance(receipt.group, action, actions)
 
     def _finish_copy(self, receipt: Receipt, is_gone: bool) -> Optional[str]:
         """
@@ -272,7 +279,7 @@ class Session(Acknowledger):
         with self._lock:
             return self._copies.finish(receipt.identity, is_gone)
 
-    def _advance(self, group: str, action: Optional[Action]) -> None:
+    def _advance(self, group: str, action: Optional[Action], actions: Dict[Optional[Action], List[str]]) -> None:
         """
         Let the next message of *group* follow one that is gone for good; behind one that will come again, or after
         a stop, hand the rest back.
@@ -288,7 +295,10 @@ class Session(Acknowledger):
                 self._ready.append(following)
         if following is not None:
             self._stage.wake()
-        self._release(released, RELEASE if is_gone else self._client.action_for_followers(action))
+        if released:
+            # With the one that failed, and behind it: in this order they are delivered again.
+            behind = RELEASE if is_gone else self._client.action_for_followers(action)
+            actions.setdefault(behind, []).extend(self._unfinished_handles(released))
         self._receiver.wake()
 
     # On the receiver's thread.
@@ -305,9 +315,9 @@ class Session(Acknowledger):
 
     def _connected(self) -> None:
         client = self._client
-        leases = LeaseKeeper(client, self._reporter, min(self._options.max_lease, client.longest_lease))
-        patience = max(_PATIENCE, 2 * client.lease)
-        settler = Settler(client, self._reporter, patience, self._settled, lambda: self._in_pipeline <= 0)
+        settler = Settler(client, self._reporter, self._patience(), self._settled, lambda: self._in_pipeline <= 0)
+        longest = min(self._options.max_lease, client.longest_lease)
+        leases = LeaseKeeper(client, self._reporter, longest, settler.handles)
         with self._lock:
             if self._is_closed:
                 return
@@ -359,11 +369,18 @@ class Session(Acknowledger):
         return Message(delivery.data, (self, None, receipt), metadata=delivery.metadata)
 
     def _release(self, messages: List[Message], action: Action) -> None:
-        finished = [self._finish_copy(message.acknowledger[2], is_gone=False) for message in messages]
-        handles = [handle for handle in finished if handle is not None]
+        handles = self._unfinished_handles(messages)
         if handles:
             assert self._settler is not None
+            self._forget(handles)
             self._settler.post(action, handles)
+
+    def _unfinished_handles(self, messages: List[Message]) -> List[str]:
+        """
+        Return the handles of messages that are handed back, but for those of which another copy is here.
+        """
+        finished = [self._finish_copy(message.acknowledger[2], is_gone=False) for message in messages]
+        return [handle for handle in finished if handle is not None]
 
     def _release_at_once(self, handles: List[str]) -> None:
         """

@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from time import monotonic
-from typing import Callable, Deque, Dict, Iterable, List, Optional, Tuple
+from typing import Callable, Deque, Dict, Iterable, List, Optional, Set, Tuple
 
 from ...core.backoff import Backoff
 from ...runtime.wait_list import WaitList
@@ -54,6 +54,7 @@ class Settler:
         # different ("nack", seconds) in use.
         self._pending: Dict[Action, Deque[str]] = {}
         self._retries: Deque[Tuple[float, float, Lot]] = deque()  # (not before, give up at, lot); owned by the thread
+        self._sending: List[Lot] = []  # what is being sent just now; owned by the thread
         self._backoff = Backoff("exp", _RETRY_MIN, _RETRY_MAX)
         self._is_failing = False
         self._closes_at: Optional[float] = None
@@ -80,6 +81,17 @@ class Settler:
         retries = sum(len(handles) for _, _, (_, handles) in list(self._retries))
         return retries + sum(len(pending) for pending in list(self._pending.values()))
 
+    def handles(self) -> Set[str]:
+        """
+        Return the handles that are posted and not settled; one that is settled meanwhile may be among them or not.
+        """
+        held: Set[str] = set()
+        for _, handles in self._sending + [lot for _, _, lot in list(self._retries)]:
+            held.update(handles)
+        for pending in list(self._pending.values()):
+            held.update(pending.copy())
+        return held
+
     def close(self, at: float) -> None:
         """
         End once everything is sent and nothing more will come, or at the monotonic time *at*.
@@ -101,8 +113,10 @@ class Settler:
             self._waits.wait_for(lambda: self._has_work() or self._is_over(), self._pause())
             if self._has_work() and self._closes_at is None:
                 self._waits.wait_for(lambda: self._has_full_lot() or self._closes_at is not None, _LINGER)
-            for lot in self._take_pending():
+            self._sending = self._take_pending()
+            for lot in self._sending:
                 self._send(lot, monotonic() + self._patience)
+            self._sending = []
             self._send_retries(monotonic())
         self._has_ended = True
         self._give_up()
@@ -142,9 +156,11 @@ class Settler:
         for _ in range(len(self._retries)):
             not_before, give_up_at, lot = self._retries.popleft()
             if now >= not_before:
+                self._sending = [lot]
                 self._send(lot, give_up_at)
             else:
                 self._retries.append((not_before, give_up_at, lot))
+        self._sending = []
 
     def _send(self, lot: Lot, give_up_at: float) -> None:
         action, handles = lot

@@ -1,0 +1,420 @@
+"""
+The thread that owns a ``KafkaConsumer``: it alone polls, pauses, seeks and commits.
+
+.. code-block:: text
+
+    poll --> partitions (records that wait) --take()--> producer's thread --> pipeline --ack()--> inbox
+      ^                                                                                            |
+      +-- commit <-- partitions (first unfinished offset) <----------------------------------------+
+
+It polls for as long as the producer lives, with partitions paused while enough waits: a member of a group that does not
+poll is expelled. Rebalances happen inside ``poll``, on this thread or (kafka-python 3.x) on the client's I/O
+thread while this one waits for it; see ``Rebalances``.
+"""
+
+from __future__ import annotations
+
+import threading
+from time import monotonic
+from typing import Any, Callable, List, Optional, Set
+
+from ...errors import ConnectorError
+from ...producer import Stage
+from ...runtime.stage_thread import StageThread
+from ...runtime.wait_list import WaitList
+from ..common.events import ACKNOWLEDGE, CONNECT, CONSUMER_LAG, RECEIVE
+from ..common.reporter import Reporter, describe
+from .acknowledger import KafkaAcknowledger
+from .client import Client, GroupError, NoPositionError, UnavailableError
+from .options import KafkaOptions
+from .partitions import Key, Partitions, Share
+from .rebalances import Rebalances
+
+# Records in one poll: a poll costs two thread switches.
+_MOST_POLLED = 1000
+# While enough waits the client is polled only so often: it has to be, to stay a member and to learn of a rebalance.
+# Pausing at once would be wasteful in 2.x, which throws away what it has fetched of a partition that is paused.
+_FULL_SECONDS = 0.5
+# While nothing is fetched, acknowledgements are looked after so often.
+_STEP_SECONDS = 0.05
+_LEAST_PATIENCE = 0.001
+_COMMIT_SECONDS = 2.0
+_FLUSH_SECONDS = 5.0
+_CLOSE_SECONDS = 1.0
+_LOOK_SECONDS = 1.0
+_LAG_SECONDS = 5.0
+# So many errors of poll() in a row, and the consumer is made anew.
+_MOST_ERRORS = 5
+
+
+class Consumer:
+    """
+    One producer's consumer. :meth:`take`, :meth:`stop_receiving` and :meth:`close` are called by the producer's thread,
+    the acknowledger by stages, everything else happens on its own thread.
+    """
+
+    def __init__(
+        self,
+        make_client: Callable[[], Client],
+        options: KafkaOptions,
+        partitions: Partitions,
+        reporter: Reporter,
+        stage: Stage,
+    ) -> None:
+        self._make_client = make_client
+        self._options = options
+        self._reporter = reporter
+        self._stage = stage
+        self._backoff = options.backoff()
+        self._alarm = WaitList()  # this thread, while it waits for something else than the client
+        # A rebalance, while it waits for messages. Not the alarm: that would be two thread switches for each chunk.
+        acknowledged = WaitList()
+        self.acknowledger = KafkaAcknowledger(acknowledged)
+        # Guards _partitions. Innermost, held for a moment only: the listener takes it, possibly on the client's thread.
+        self._lock = threading.Lock()
+        self._partitions = partitions
+        self._rebalances = Rebalances(self._lock, partitions, self.acknowledger, acknowledged, reporter, options)
+        self._client: Optional[Client] = None
+        self._thread: Optional[StageThread] = None
+        # Set by the producer's thread, read by this one.
+        self._is_receiving = True
+        self._closes_at: Optional[float] = None
+        # Set once, by this thread.
+        self._error: Optional[BaseException] = None
+        self._is_waiting_for_room = False
+        # Of this thread alone, monotonic times.
+        self._polled_at = 0.0
+        self._commits_at = 0.0
+        self._looks_at = 0.0
+        self._reports_lag_at = 0.0
+        self._paused: Set[Any] = set()
+        self._patience = _LEAST_PATIENCE
+        self._commit_fault: Optional[type] = None
+        self._missing: List[str] = []
+        self._errors = 0
+
+    # For the producer's thread.
+
+    def start(self) -> None:
+        """
+        Start the thread; it connects.
+        """
+        self._thread = StageThread(f"{self._stage.name}.Consumer", self._run, self._ended, None)
+        self._thread.start()
+
+    def take(self, demand: int) -> List[Share]:
+        """
+        Return up to *demand* records that were fetched; wakes the stage when there are more.
+
+        Raises:
+            BaseException: What ended the thread.
+        """
+        if self._error is not None:
+            raise self._error
+        with self._lock:
+            shares = self._partitions.take(demand)
+            has_room = self._is_waiting_for_room and self._partitions.has_room()
+        if has_room:
+            self._alarm.wake_all()
+        return shares
+
+    def stop_receiving(self) -> None:
+        """
+        Hand over nothing more; what waits stays in Kafka. The member stays in its group until :meth:`close`.
+        """
+        self._is_receiving = False
+        with self._lock:
+            self._partitions.drop_waiting()
+        self._alarm.wake_all()
+
+    def close(self) -> None:
+        """
+        Commit what is finished, leave the group, end the thread; waits for that a bounded time.
+        """
+        self.stop_receiving()
+        seconds = min(_FLUSH_SECONDS, self._stage.options.shutdown / 2)
+        self._closes_at = monotonic() + seconds
+        self._rebalances.hurry()
+        self._alarm.wake_all()
+        thread = self._thread
+        if thread is not None:
+            # While a broker is not there the client may be in an attempt to reach it, which nothing ends early: the
+            # thread closes the client when it comes back.
+            is_idle = self._client is None or not self._rebalances.has_joined
+            thread.join(_CLOSE_SECONDS if is_idle else seconds + _CLOSE_SECONDS)
+
+    def _is_over(self) -> bool:
+        return self._closes_at is not None
+
+    # The thread.
+
+    def _run(self) -> None:
+        while not self._is_over():
+            client = self._connect()
+            if client is None:
+                continue
+            self._client = client
+            try:
+                self._serve(client)
+            finally:
+                self._leave(client)
+
+    def _ended(self, thread: Any, error: Optional[BaseException]) -> None:
+        if error is not None:
+            self._reporter.error("the consumer's thread died, the producer is made again", error)
+            self._error = error
+            self._stage.wake()
+
+    def _connect(self) -> Optional[Client]:
+        """
+        Make one attempt; None if it failed, after the pause that is due.
+
+        Raises:
+            ConnectorError: It failed, and there is to be no second one.
+        """
+        client = self._make_client()
+        try:
+            with self._reporter.span(CONNECT, hosts=list(self._options.hosts)):
+                client.connect(self._rebalances.listener(client), self._is_over)
+        except ConnectorError as error:
+            if not self._is_over():
+                self._pause_after(error)
+            return None
+        self._errors = 0
+        return client
+
+    def _pause_after(self, error: BaseException) -> None:
+        seconds = self._backoff.next()
+        if seconds is None:
+            raise error if isinstance(error, ConnectorError) else ConnectorError(describe(error)) from error
+        self._reporter.down(error, f"next attempt in {seconds:.1f} s")
+        self._alarm.wait_for(self._is_over, seconds)
+
+    def _serve(self, client: Client) -> None:
+        """
+        Poll until a stop, or until this consumer is of no use any more.
+        """
+        self._paused = set()
+        while not self._is_over() and self._errors < _MOST_ERRORS:
+            self._look_after(client)
+            try:
+                self._receive(client)
+            except UnavailableError as error:
+                self._refused(error)
+            except NoPositionError as error:
+                self._find_position(client, error)
+            except Exception as error:  # a client library: what it refuses may be accepted later
+                self._refused(error)
+
+    def _refused(self, error: Exception) -> None:
+        """
+        The client raised: wait, and let it try again. It keeps its membership and its positions.
+        """
+        self._errors += 1
+        if self._errors < _MOST_ERRORS:
+            self._reporter.down(error, "trying again")
+            self._alarm.wait_for(self._is_over, self._options.group_config.rejoin_delay_seconds or 0.01)
+        else:
+            self._pause_after(error)
+
+    def _leave(self, client: Client) -> None:
+        """
+        Commit for the last time and close the client.
+        """
+        now = monotonic()
+        seconds = max(0.0, self._closes_at - now) if self._closes_at is not None else _COMMIT_SECONDS
+        if self._rebalances.has_joined and client.is_connected():
+            self._rebalances.settle()
+            self._commit(client, seconds)
+        self._rebalances.hurry()
+        client.close(_CLOSE_SECONDS)
+        with self._lock:
+            self._partitions.give_up_all()
+        self._rebalances.left()
+        self._client = None
+
+    # Between two polls.
+
+    def _look_after(self, client: Client) -> None:
+        """
+        Take acknowledgements, commit, look for what was lost.
+        """
+        self._rebalances.settle()
+        now = monotonic()
+        if now >= self._commits_at:
+            self._commits_at = now + self._options.commit_interval
+            self._commit(client, _COMMIT_SECONDS)
+        if now >= self._looks_at:
+            self._looks_at = now + _LOOK_SECONDS
+            self._look_for_lost(client)
+            self._look_at_connection(client)
+        if now >= self._reports_lag_at:
+            self._reports_lag_at = now + _LAG_SECONDS
+            self._report_lag(client)
+
+    def _commit(self, client: Client, seconds: float) -> None:
+        """
+        Commit what has moved. Nothing is repeated with old offsets: the next commit takes those of its own time.
+        """
+        with self._lock:
+            points = self._partitions.to_commit()
+        if not points:
+            return
+        try:
+            with self._reporter.span(ACKNOWLEDGE, action="commit", count=len(points), offsets=points):
+                client.commit(points, seconds)
+        except Exception as error:  # a client library; GroupError: the partitions are moving
+            self._commit_failed(error)
+            return
+        self._commit_fault = None
+        with self._lock:
+            self._partitions.committed(points)
+
+    def _commit_failed(self, error: Exception) -> None:
+        """
+        Say so, once for each kind of error in a row, and try again with what is finished by then.
+        """
+        self._commits_at = monotonic() + max(self._options.commit_interval, 0.5)
+        if type(error) is not self._commit_fault and not isinstance(error, GroupError):
+            self._commit_fault = type(error)
+            self._reporter.error("a commit failed; what is finished is committed later, or delivered again", error)
+
+    def _look_for_lost(self, client: Client) -> None:
+        if not self._is_receiving:  # what a stop leaves behind is gone, but not lost
+            return
+        with self._lock:
+            losses = self._partitions.find_lost()
+        for loss in losses:
+            topic, number = loss.key
+            text = f"{len(loss.offsets)} messages of {topic}/{number} from offset {loss.offsets[0]} on were dropped"
+            if loss.is_given_up:
+                self._reporter.error(f"{text} again without an acknowledgement; they count as failed")
+            else:
+                self._reporter.error(f"{text} without an acknowledgement; the partition is read again from there")
+                self._rewind(client, loss.key)
+
+    def _rewind(self, client: Client, key: Key) -> None:
+        with self._lock:
+            offset = self._partitions.rewind(key)
+        if offset is not None:
+            client.seek(key, offset)
+
+    def _look_at_connection(self, client: Client) -> None:
+        if not client.is_connected():
+            self._reporter.down(UnavailableError("no connection to any broker"), "the client goes on trying")
+        elif self._rebalances.has_joined:
+            self._reporter.up()
+            self._backoff.reset()
+            self._look_for_topics(client)
+
+    def _look_for_topics(self, client: Client) -> None:
+        missing = client.unknown_topics()
+        if missing and missing != self._missing:
+            self._reporter.warning(f"the brokers have no topic {', '.join(missing)}; waiting for it")
+        self._missing = missing
+
+    def _report_lag(self, client: Client) -> None:
+        if not self._reporter.is_heard(CONSUMER_LAG):
+            return
+        with self._lock:
+            points = self._partitions.commit_points()
+        for (topic, number), point in points.items():
+            highwater = client.highwater((topic, number))
+            if highwater is not None and point is not None:
+                lag = max(0, highwater - point)
+                self._reporter.execute(CONSUMER_LAG, {"lag": lag}, topic=topic, partition=number)
+
+    # Receiving.
+
+    def _receive(self, client: Client) -> None:
+        """
+        Wait for records and take them.
+        """
+        if self._wait_for_room():
+            return
+        self._reset_positions(client)
+        timeout = self._pause_and_resume(client)
+        with self._reporter.span(RECEIVE) as span:
+            records = client.poll(timeout, _MOST_POLLED)
+            span.stop_metadata["count"] = sum(map(len, records.values()))
+        self._polled_at = monotonic()
+        self._errors = 0
+        if records and self._is_receiving:
+            with self._lock:
+                self._partitions.add(records)
+            self._stage.wake()
+
+    def _wait_for_room(self) -> bool:
+        """
+        Return whether polling can wait, after waiting a moment: there is enough to hand over, or a stop has begun.
+        """
+        seconds = self._polled_at + _FULL_SECONDS - monotonic()
+        if seconds <= 0 or not self._rebalances.has_joined or self._has_room():
+            return False
+        self._is_waiting_for_room = True
+        try:
+            self._alarm.wait_for(lambda: self._is_over() or self._has_room(), min(seconds, _STEP_SECONDS))
+        finally:
+            self._is_waiting_for_room = False
+        return not self._has_room()
+
+    def _has_room(self) -> bool:
+        with self._lock:
+            return self._is_receiving and self._partitions.has_room()
+
+    def _pause_and_resume(self, client: Client) -> float:
+        """
+        Let the client fetch from those partitions only that have room; return how long to wait for records.
+        """
+        if self._rebalances.has_changed:
+            self._rebalances.has_changed = False
+            self._paused = client.paused()  # 2.x forgets it in a rebalance, 3.x does not
+        with self._lock:
+            keys = set(self._partitions.keys())
+            full = self._partitions.full(self._paused) if self._is_receiving else keys
+        if full - self._paused:
+            client.pause(full - self._paused)
+        if self._paused - full:
+            client.resume(self._paused - full)
+            self._patience = _LEAST_PATIENCE
+        self._paused = full
+        if not full:
+            return self._options.receive_interval
+        if full == keys:
+            return 0.0
+        # Nothing wakes the client when a paused partition has room again: look often while they move.
+        self._patience = min(2 * self._patience, self._options.receive_interval)
+        return self._patience
+
+    # Positions.
+
+    def _reset_positions(self, client: Client) -> None:
+        """
+        Apply ``begin_offset="reset"`` to partitions that are new.
+        """
+        keys = set(self._rebalances.to_reset)
+        if keys:
+            client.reset(keys)
+            self._rebalances.to_reset -= keys
+            self._rebalances.has_changed = True  # they are paused
+
+    def _find_position(self, client: Client, error: NoPositionError) -> None:
+        """
+        Begin where the policy says, or where the brokers' log agrees with what we have read.
+        """
+        if not error.keys:
+            self._refused(error)
+            return
+        if error.is_out_of_range:
+            names = ", ".join(f"{topic}/{number}" for topic, number in error.keys)
+            self._reporter.warning(f"offset out of range in {names}, going on by offset_reset_policy: {error}")
+            with self._lock:
+                for key in error.keys:
+                    self._partitions.restart(key)
+        for key, offset in error.keys.items():
+            if offset is not None:
+                client.seek(key, offset)
+        try:
+            client.reset([key for key, offset in error.keys.items() if offset is None])
+        except UnavailableError as unavailable:
+            self._refused(unavailable)

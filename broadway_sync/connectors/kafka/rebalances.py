@@ -1,0 +1,168 @@
+"""
+What happens when the group moves partitions.
+
+On a revoke nothing more of these partitions is handed over and what waits is dropped (the next owner fetches it); what
+is in the pipeline gets ``revoke_timeout_seconds`` to finish; what is finished is committed, still in the old generation
+of the group; the rest is fenced: whatever is acknowledged of it later changes nothing, and the next owner handles it
+again. Partitions that come back at once go on where they were.
+
+All of it runs inside ``poll``, on the consumer's thread (kafka-python 2.x) or on the client's I/O thread while the
+consumer's thread waits for it (3.x). There it must not raise, not call what blocks on that thread, and take no lock
+that the consumer's thread holds while it polls: it holds none.
+"""
+
+from __future__ import annotations
+
+import threading
+from time import monotonic
+from typing import Dict, Iterator, List, Set
+
+from ...runtime.wait_list import WaitList
+from ..common.events import ASSIGNMENTS_REVOKED
+from ..common.reporter import ReportedSpan, Reporter
+from .acknowledger import KafkaAcknowledger
+from .client import Client, Listener
+from .options import KafkaOptions
+from .partitions import Key, Partitions
+
+# While it waits for messages it lets the client do something at least so often, or heartbeats would stop (3.x).
+_BREATH_SECONDS = 0.05
+
+
+class Rebalances:
+    """
+    The listener of one consumer. Fields without a lock: the consumer's thread reads them when ``poll`` has returned.
+    """
+
+    def __init__(
+        self,
+        lock: threading.Lock,
+        partitions: Partitions,
+        acknowledger: KafkaAcknowledger,
+        acknowledged: WaitList,
+        reporter: Reporter,
+        options: KafkaOptions,
+    ) -> None:
+        """
+        Args:
+            lock: Guards *partitions*.
+            acknowledged: Woken when something was acknowledged.
+        """
+        self._lock = lock
+        self._partitions = partitions
+        self._acknowledger = acknowledger
+        self._acknowledged = acknowledged
+        self._reporter = reporter
+        self._timeout = options.group_config.revoke_timeout_seconds
+        self._resets = options.begin_offset == "reset"
+        self._is_hurried = False
+        self.has_joined = False
+        """Whether this consumer is a member and no rebalance is going on."""
+        self.has_changed = False
+        """Whether partitions came since the consumer's thread last looked: which of them are paused is unknown."""
+        self.to_reset: Set[Key] = set()
+        """Paused partitions whose committed offset must not be used."""
+
+    def listener(self, client: Client) -> Listener:
+        """
+        Return the listener to subscribe with.
+        """
+        return Listener(lambda keys: self._revoked(client, keys), lambda keys: self._assigned(client, keys), self._lost)
+
+    def hurry(self) -> None:
+        """
+        From now on wait for no message: the consumer is being closed.
+        """
+        self._is_hurried = True
+        self._acknowledged.wake_all()
+
+    def left(self) -> None:
+        """
+        The consumer has left the group.
+        """
+        self.has_joined = False
+        self.to_reset.clear()
+
+    def settle(self) -> None:
+        """
+        Take what was acknowledged.
+        """
+        finished = self._acknowledger.fetch()
+        if finished:
+            with self._lock:
+                self._partitions.finish(finished)
+
+    def _revoked(self, client: Client, keys: List[Key]) -> Iterator[Dict[Key, int]]:
+        """
+        Wait for what is in the pipeline, and yield what to commit.
+        """
+        self.to_reset.difference_update(keys)
+        if not keys:
+            self.has_joined = False
+            return
+        with self._lock:
+            self._partitions.revoke(keys)
+        try:
+            with self._reporter.span(ASSIGNMENTS_REVOKED, partitions=list(keys)) as span:
+                yield from self._finish(client, keys, span)
+        finally:
+            self._let_go(client, keys)
+
+    def _finish(self, client: Client, keys: List[Key], span: ReportedSpan) -> Iterator[Dict[Key, int]]:
+        deadline = monotonic() + self._timeout
+        while True:
+            self.settle()
+            with self._lock:
+                points = self._partitions.to_commit(keys)
+                unfinished = span.stop_metadata["unfinished"] = self._partitions.unfinished(keys)
+            is_over = not unfinished or self._is_hurried or monotonic() >= deadline
+            if not points and not is_over:
+                with self._lock:
+                    points = self._partitions.to_commit(keys, is_forced=True)
+            if points:
+                yield points
+                error = client.take_commit_error()
+                if error is not None:
+                    raise error
+                with self._lock:
+                    self._partitions.committed(points)
+            if is_over:
+                return
+            self._wait(deadline)
+
+    def _wait(self, deadline: float) -> None:
+        seconds = min(_BREATH_SECONDS, max(0.0, deadline - monotonic()))
+        self._acknowledged.wait_for(lambda: self._is_hurried or not self._acknowledger.is_empty(), seconds)
+
+    def _let_go(self, client: Client, keys: List[Key]) -> None:
+        """
+        Give up what is gone; in an eager rebalance the assignment that tells is yet to come.
+        """
+        assignment = client.assignment()
+        gone = [key for key in keys if key not in assignment]
+        if len(gone) < len(keys):
+            self.has_joined = False
+        with self._lock:
+            self._partitions.give_up(gone)
+
+    def _assigned(self, client: Client, keys: List[Key]) -> None:
+        """
+        Take partitions, new ones and those that come back.
+        """
+        with self._lock:
+            positions, fresh = self._partitions.assign(keys)
+        for key, offset in positions.items():
+            client.seek(key, offset)
+        if self._resets and fresh:
+            self.to_reset.update(fresh)
+            client.pause(set(fresh))  # poll() would return what follows the committed offset before it returns
+        self.has_joined = self.has_changed = True
+
+    def _lost(self, keys: List[Key]) -> None:
+        """
+        We were expelled, others have the partitions: commit nothing.
+        """
+        self.to_reset.difference_update(keys)
+        self.has_joined = False
+        with self._lock:
+            self._partitions.give_up(keys)

@@ -1,0 +1,88 @@
+"""
+What becomes of finished messages, and how that is handed to the connection.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Dict, List, Mapping, Tuple
+
+import attrs
+
+from ...acknowledger import Acknowledger
+from ...message import Message
+from ...rules import mistake
+from .options import REJECT, REQUEUE, REQUEUE_ONCE, RabbitMQOptions
+
+NAMES = ("on_success", "on_failure")
+
+AckData = Tuple[int, bool, "Choice"]
+"""``(delivery tag, redelivered, choice)`` of a message."""
+
+
+@attrs.frozen
+class Choice:
+    """
+    What becomes of a message, by its status.
+    """
+
+    on_success: str
+    on_failure: str
+
+    def merged(self, options: Mapping[str, Any]) -> Choice:
+        """
+        Return this choice with what *options* replace.
+
+        Raises:
+            ConfigurationError: An option is unknown, or its value is.
+        """
+        for name, value in options.items():
+            if name not in NAMES:
+                raise mistake(name, f"unknown option of configure_ack, valid options are: {', '.join(NAMES)}")
+            field = attrs.fields_dict(RabbitMQOptions)[name]
+            assert field.validator is not None
+            field.validator(None, field, value)
+        return attrs.evolve(self, **options)
+
+
+class RabbitMQAcknowledger(Acknowledger):
+    """
+    Hands outcomes to the session that delivered the messages. Stateless, thread-safe, never blocks.
+
+    The reference is the session, so that what a lost channel delivered is never acknowledged on a later one, where
+    the same tag is another message.
+    """
+
+    def ack(self, ack_ref: Any, successful: List[Message], failed: List[Message]) -> None:
+        """
+        Hand over what becomes of these messages.
+        """
+        lots: Dict[str, List[int]] = {}
+        for message in successful:
+            tag, redelivered, choice = message.acknowledger[2]
+            _add(lots, choice.on_success, tag, redelivered)
+        for message in failed:
+            tag, redelivered, choice = message.acknowledger[2]
+            _add(lots, choice.on_failure, tag, redelivered)
+        ack_ref.finish(list(lots.items()))
+
+    def configure(self, ack_ref: Any, ack_data: AckData, options: Mapping[str, Any]) -> AckData:
+        """
+        Replace ``on_success``, ``on_failure`` or both; one that is not given keeps its value.
+
+        Raises:
+            ConfigurationError: An option is unknown, or its value is.
+        """
+        tag, redelivered, choice = ack_data
+        return tag, redelivered, choice.merged(options)
+
+
+def _add(lots: Dict[str, List[int]], outcome: str, tag: int, redelivered: bool) -> None:
+    if outcome == REQUEUE_ONCE:
+        outcome = REJECT if redelivered else REQUEUE
+    try:
+        lots[outcome].append(tag)
+    except KeyError:
+        lots[outcome] = [tag]
+
+
+ACKNOWLEDGER = RabbitMQAcknowledger()

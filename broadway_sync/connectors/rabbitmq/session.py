@@ -1,0 +1,130 @@
+"""
+What one channel delivered, and what becomes of it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, Callable, Deque, List, Tuple
+
+from ...acknowledger import NoopAcknowledger
+from ...message import Message
+from .acknowledger import ACKNOWLEDGER, Choice
+from .client import Link, OnDelivery
+from .messages import metadata_reader
+from .options import RabbitMQOptions
+from .tags import Frame, Lot, Tags
+
+Waiting = Tuple["Session", Any, Any, bytes]
+"""A delivery that no processor has asked for yet: ``(session, method, properties, body)``."""
+
+
+class Session:
+    """
+    The life of one channel, from its first delivery to its loss or end; the ``ack_ref`` of its messages.
+
+    Belongs to the connection's thread, but for :meth:`finish` and :meth:`to_message`, which any thread may call.
+    """
+
+    link: Link
+
+    def __init__(self, options: RabbitMQOptions, on_stale: Callable[[Session, int], None]) -> None:
+        """
+        Args:
+            on_stale: Called with the session and the number of messages that were finished after its end.
+        """
+        self.options = options
+        self.is_no_ack = options.is_no_ack
+        self.is_ready = False
+        """Whether everything is set up: from then on the connection's thread waits where ``link.wake`` wakes it."""
+        self.is_consuming = True
+        self.is_over = False
+        self.has_told = False
+        """Whether it was said that outcomes came too late."""
+        self._on_stale = on_stale
+        self._choice = Choice(options.on_success, options.on_failure)
+        self._read = metadata_reader(options.metadata)
+        self.tags = Tags()
+        self._is_first = True
+        # What stages have finished and the connection's thread has not fetched. Appended to by any thread.
+        self._finished: Deque[Lot] = deque()
+        # Whether the connection's thread has been woken and has not fetched since. A stage appends to _finished
+        # before it looks here, that thread clears this before it fetches: whoever comes second sees the other.
+        self._is_posted = False
+
+    def delivery_callback(self, waiting: Deque[Waiting]) -> OnDelivery:
+        """
+        Return the function that puts a delivery among those that wait: the one that runs for each message on the
+        connection's thread.
+        """
+        append, opened, is_no_ack = waiting.append, self.tags.open, self.is_no_ack
+
+        def on_delivery(channel: Any, method: Any, properties: Any, body: bytes) -> None:
+            if not is_no_ack:
+                opened[method.delivery_tag] = True
+            append((self, method, properties, body))
+
+        return on_delivery
+
+    def to_message(self, method: Any, properties: Any, body: bytes) -> Message:
+        """
+        Return the message of a delivery.
+        """
+        if self.is_no_ack:
+            return Message(body, NoopAcknowledger.init(), metadata=self._read(method, properties))
+        ack_data = (method.delivery_tag, method.redelivered, self._choice)
+        return Message(body, (ACKNOWLEDGER, self, ack_data), metadata=self._read(method, properties))
+
+    def finish(self, lots: List[Lot]) -> None:
+        """
+        Take the outcomes of messages, and see to it that the connection's thread sends them. Does not wait for that.
+        """
+        if self.is_over:
+            self._on_stale(self, count(lots))
+            return
+        self._finished.extend(lots)
+        if not self._is_posted:
+            self._is_posted = True
+            self.link.wake()
+
+    def fetch(self) -> List[Lot]:
+        """
+        Return what was finished since the last call.
+        """
+        self._is_posted = False
+        lots = []
+        while self._finished:
+            lots.append(self._finished.popleft())
+        return lots
+
+    def frames(self, lots: List[Lot]) -> List[Frame]:
+        """
+        Return what to send for these lots.
+        """
+        if self._is_first:
+            self._is_first = False
+            self._look_for_others(lots)
+        return self.tags.settle(lots)
+
+    def _look_for_others(self, lots: List[Lot]) -> None:
+        # Tags count from 1. If the first one here is larger, or there are other consumers, then `after_connect` took
+        # messages from this channel, and those are not ours to acknowledge.
+        first = next(iter(self.tags.open), 1)
+        if first != 1 or self.link.is_shared:
+            self.tags.forbid_multiple()
+
+    def end(self) -> None:
+        """
+        The channel is gone: what is finished from now on is stale, and so is what was not sent.
+        """
+        self.is_over = True
+        lots = self.fetch()
+        if lots:
+            self._on_stale(self, count(lots))
+
+
+def count(lots: List[Lot]) -> int:
+    """
+    Return how many messages these lots are for.
+    """
+    return sum(len(tags) for _, tags in lots)

@@ -1,0 +1,312 @@
+"""
+What a pipeline on a real Kafka does when something breaks: nothing is lost, and only what was in flight comes twice.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from broadway_sync import PipelineFailedError, telemetry
+from tests.brokers.kafka_mock import OFFSET_COMMIT
+from tests.connectors.kafka.support import (
+    LONG, Seen, committed_in, consuming, produce_to, values, wait_until_committed,
+)  # fmt: skip
+from tests.helpers import BOUND, SCALE, Gate, eventually
+
+PROCESS = "tests.connectors.kafka.consumer_process"
+
+IN_FLIGHT = 2 * 10 + 1000
+"""Messages that may come twice: what the stages hold, and what one commit interval of 0.05 s handles."""
+
+
+def handled(process: Any) -> list[bytes]:
+    """
+    Return the values that a consumer process has printed.
+    """
+    return [line.split()[1].encode() for line in process.lines if line.startswith("handled ")]
+
+
+def wait_for_handled(process: Any, count: int) -> None:
+    """
+    Wait until a consumer process has handled *count* messages.
+    """
+    eventually(lambda: len(handled(process)) >= count, f"{count} messages handled", LONG)
+
+
+def test_process_killed(kafka: Any, spawn: Any) -> None:
+    """
+    A consumer process is killed half way and started again.
+    """
+    topic, group = kafka.topic(partitions=2), kafka.group()
+    kafka.produce(topic, values(2000))
+    arguments = (PROCESS, kafka.bootstrap, topic, group, 0.001)
+    first = spawn(*arguments)
+    wait_for_handled(first, 500)
+    first.kill()
+    before = handled(first)
+    assert len(before) < 2000
+    second = spawn(*arguments)
+    eventually(lambda: len({*before, *handled(second)}) == 2000, "the rest", LONG)
+    twice = set(before) & set(handled(second))
+    assert len(twice) <= 200, "what was in flight, and what was handled since the last commit"
+    second.terminate()
+    assert second.wait() == 0
+    assert kafka.committed(group, topic) == kafka.end_offsets(topic)
+
+
+def test_sigterm_with_full_buffers(kafka: Any, spawn: Any) -> None:
+    """
+    SIGTERM while thousands of records wait: what is in the pipeline is finished and committed, the rest comes again,
+    nothing comes twice.
+    """
+    topic, group = kafka.topic(partitions=2), kafka.group()
+    kafka.produce(topic, values(3000))
+    first = spawn(PROCESS, kafka.bootstrap, topic, group, 0.005)
+    wait_for_handled(first, 100)
+    first.terminate()
+    assert first.wait() == 0
+    before = handled(first)
+    assert sum(offset or 0 for offset in kafka.committed(group, topic).values()) == len(before) < 3000
+    second = spawn(PROCESS, kafka.bootstrap, topic, group, 0)
+    wait_for_handled(second, 3000 - len(before))
+    assert sorted(before + handled(second)) == sorted(values(3000))
+
+
+@pytest.mark.parametrize("hard", [False, True], ids=["stopped", "killed"])
+def test_broker_restarted(kafka: Any, hard: bool) -> None:
+    """
+    The broker goes away and comes back; said once each way.
+    """
+    topic, group = kafka.topic(partitions=2), kafka.group()
+    kafka.produce(topic, values(500))
+    heard: list[str] = []
+    telemetry.attach_many(
+        "updown", [("broadway", "connection", what) for what in ("up", "down")], lambda e, *_: heard.append(e[-1])
+    )
+    seen = Seen()
+    try:
+        with consuming(kafka.bootstrap, topic, group, seen):
+            seen.wait_for(500)
+            kafka.restart(hard=hard)
+            kafka.produce(topic, values(500, first=500))
+            seen.wait_for(1000)
+            wait_until_committed(kafka, group, topic)
+            eventually(lambda: heard[-1] == "up", "connected again", LONG)
+    finally:
+        telemetry.detach("updown")
+    assert len(seen.duplicates()) <= 500, "what was not committed when the broker went"
+    assert heard in (["up"], ["up", "down", "up"])  # quick restarts may pass unseen
+
+
+def test_broker_is_down_at_the_start(kafka: Any) -> None:
+    """
+    A pipeline starts without its broker, says why it cannot connect, and begins when there is one.
+    """
+    topic, group = kafka.topic(), kafka.group()
+    kafka.produce(topic, values(10))
+    kafka.stop()
+    seen, down = Seen(), threading.Event()
+    telemetry.attach("down", ("broadway", "connection", "down"), lambda *_: down.set())
+    try:
+        with consuming(kafka.bootstrap, topic, group, seen, client_config={"connect_timeout": 0.5}):
+            assert down.wait(LONG)
+            kafka.start()
+            seen.wait_for(10)
+    finally:
+        telemetry.detach("down")
+
+
+def test_stop_while_the_broker_is_down(kafka: Any) -> None:
+    """
+    A stop does not wait for a broker that is not there.
+    """
+    topic, group = kafka.topic(), kafka.group()
+    kafka.stop()
+    down = threading.Event()
+    telemetry.attach("down", ("broadway", "connection", "down"), lambda *_: down.set())
+    try:
+        with consuming(kafka.bootstrap, topic, group, Seen(), client_config={"connect_timeout": 1.0}) as pipeline:
+            assert down.wait(LONG)
+            since = time.monotonic()
+            pipeline.stop()
+            assert time.monotonic() - since < 2 * SCALE
+    finally:
+        telemetry.detach("down")
+
+
+def test_stop_in_the_middle_of_a_poll(kafka: Any) -> None:
+    """
+    A pipeline that waits for records stops at once.
+    """
+    topic, group = kafka.topic(), kafka.group()
+    kafka.produce(topic, values(1))
+    seen = Seen()
+    with consuming(kafka.bootstrap, topic, group, seen, fetch_config={"max_wait_time": 20.0}) as pipeline:
+        seen.wait_for(1)
+        since = time.monotonic()
+        pipeline.stop()
+        assert time.monotonic() - since < 2 * SCALE
+    assert kafka.committed(group, topic) == {0: 1}
+
+
+@pytest.mark.parametrize("fault", ["drop", "reset", "stall"])
+def test_connection_cut(kafka: Any, make_proxy: Any, fault: str) -> None:
+    """
+    The connection ends, is reset, or hangs for a while.
+    """
+    topic, group = kafka.topic(partitions=2), kafka.group()
+    kafka.produce(topic, values(300))
+    proxy = make_proxy(kafka.proxied_port, listen=kafka.proxy_port)
+    seen = Seen()
+    options = {"request_timeout": 8.0, "connect_timeout": 2.0}
+    with consuming(kafka.proxy_bootstrap, topic, group, seen, client_config=options):
+        seen.wait_for(300)
+        getattr(proxy, fault)()
+        kafka.produce(topic, values(300, first=300))
+        if fault == "stall":
+            time.sleep(1.0)  # the fault itself: for so long nothing passes
+            proxy.resume()
+        seen.wait_for(600)
+        wait_until_committed(kafka, group, topic)
+    assert len(seen.duplicates()) <= 300, "what was not committed when the connection went"
+
+
+def test_handlers_slower_than_every_timeout(kafka: Any) -> None:
+    """
+    A handler that takes longer than session and rebalance timeout keeps its partitions: the consumer goes on polling.
+    """
+    topic, group = kafka.topic(), kafka.group()
+    kafka.produce(topic, values(100))
+    gate = Gate()
+    seen = Seen(gate=gate)
+    group_config = {
+        "session_timeout_seconds": 1.0, "heartbeat_rate_seconds": 0.2, "rebalance_timeout_seconds": 1.5,
+        "revoke_timeout_seconds": 0.5,
+    }  # fmt: skip
+    with consuming(kafka.bootstrap, topic, group, seen, group_config=group_config):
+        gate.arrived()
+        time.sleep(3 * SCALE)  # the fault itself: longer than the timeouts
+        gate.open()
+        seen.wait_for(100)
+        wait_until_committed(kafka, group, topic)
+    assert seen.duplicates() == []
+
+
+def test_wrong_password(kafka: Any, caplog: Any) -> None:
+    """
+    A wrong password is said once, by name, without the password, and does not make the producer spin.
+    """
+    sasl = ("plain", kafka.user, "wrong-and-secret")
+    attempts: list[Any] = []
+    telemetry.attach("attempts", ("broadway", "connect", "exception"), lambda *event: attempts.append(event))
+    caplog.set_level(logging.INFO, "broadway_sync")
+    client_config = {"sasl": sasl, "connect_timeout": 0.5}
+    options = {"backoff_min": 0.3, "backoff_max": 0.4, "client_config": client_config}
+    try:
+        with consuming(kafka.sasl_bootstrap, kafka.topic(), kafka.group(), Seen(), **options):
+            since = time.monotonic()
+            eventually(lambda: len(attempts) >= 3, "three attempts", LONG)
+            assert time.monotonic() - since > 0.6, "with pauses between them"
+    finally:
+        telemetry.detach("attempts")
+    told = [record.getMessage() for record in caplog.records if record.name == "broadway_sync"]
+    assert len(told) == 1
+    assert "SaslAuthenticationFailedError" in told[0]
+    assert "wrong-and-secret" not in caplog.text + repr(attempts)
+
+
+def test_right_password(kafka: Any, tmp_path: Any) -> None:
+    """
+    With the right one, also from a file, messages arrive.
+    """
+    path = tmp_path / "password"
+    path.write_text(f"{kafka.user}\n{kafka.password}\n")
+    topic = kafka.topic()
+    kafka.produce(topic, values(3))
+    for sasl in (("PLAIN", kafka.user, kafka.password), ("plain", str(path))):
+        seen = Seen()
+        with consuming(kafka.sasl_bootstrap, topic, kafka.group(), seen, client_config={"sasl": sasl}):
+            seen.wait_for(3)
+
+
+def test_backoff_stop(kafka: Any) -> None:
+    """
+    With ``backoff_type="stop"`` a broker that cannot be reached ends the pipeline.
+    """
+    options = {"backoff_type": "stop", "client_config": {"connect_timeout": 0.1}}
+    with pytest.raises(PipelineFailedError), consuming("127.0.0.1:1", "topic", "group", Seen(), **options) as pipeline:
+        pipeline.join(LONG)
+
+
+def test_commit_fails_once(make_kafka_mock: Any, caplog: Any) -> None:
+    """
+    A commit that is refused is said and made up for by the next one; nothing is delivered again.
+    """
+    mock = make_kafka_mock()
+    topic, group = mock.topic(partitions=1), mock.group()
+    produce_to(mock, topic, values(50))
+    seen = Seen()
+    with consuming(mock.bootstrap, topic, group, seen, client_config={"extra_config": mock.client_config}):
+        seen.wait_for(50)
+        mock.fail(OFFSET_COMMIT, "TOPIC_AUTHORIZATION_FAILED")
+        produce_to(mock, topic, values(50, first=50))
+        seen.wait_for(100)
+        eventually(lambda: "a commit failed" in caplog.text, "a record", LONG)
+        eventually(lambda: committed_in(mock, group, topic) == 100, "the next commit", LONG)
+    assert seen.duplicates() == []
+
+
+@pytest.mark.parametrize("code", ["REBALANCE_IN_PROGRESS", "ILLEGAL_GENERATION", "UNKNOWN_MEMBER_ID"])
+def test_commit_during_a_rebalance(make_kafka_mock: Any, code: str) -> None:
+    """
+    A commit that comes too late is dropped, and the pipeline goes on.
+    """
+    mock = make_kafka_mock()
+    topic, group = mock.topic(partitions=1), mock.group()
+    produce_to(mock, topic, values(50))
+    seen = Seen()
+    with consuming(mock.bootstrap, topic, group, seen, client_config={"extra_config": mock.client_config}):
+        seen.wait_for(50)
+        mock.fail(OFFSET_COMMIT, code)
+        produce_to(mock, topic, values(50, first=50))
+        seen.wait_for(100)
+        eventually(lambda: committed_in(mock, group, topic) == 100, "the next commit", LONG)
+    assert len(seen.duplicates()) <= 50
+
+
+def test_offset_out_of_range(kafka: Any, caplog: Any) -> None:
+    """
+    A committed offset that does not exist any more is named in the log, and the policy decides.
+    """
+    topic, group = kafka.topic(), kafka.group()
+    kafka.produce(topic, values(10))
+    from kafka import TopicPartition
+    from kafka.structs import OffsetAndMetadata
+
+    fields = ("", -1)[: len(OffsetAndMetadata._fields) - 1]
+    with kafka.consumer(group_id=group) as consumer:
+        consumer.assign([TopicPartition(topic, 0)])
+        consumer.commit({TopicPartition(topic, 0): OffsetAndMetadata(1000, *fields)})
+    seen = Seen()
+    with consuming(kafka.bootstrap, topic, group, seen):
+        seen.wait_for(10)
+        assert "offset out of range" in caplog.text
+        wait_until_committed(kafka, group, topic)
+
+
+def test_producer_thread_survives_garbage_options(kafka: Any) -> None:
+    """
+    An argument that the client does not know is refused by name.
+    """
+    options = {"client_config": {"extra_config": {"no_such_thing": 1}}}
+    with pytest.raises(PipelineFailedError) as caught, consuming(
+        kafka.bootstrap, "topic", "group", Seen(), **options
+    ) as pipeline:
+        pipeline.join(LONG)
+    assert "no_such_thing" in str(caught.value)
+    assert BOUND

@@ -1,0 +1,3 @@
+"""
+SQSProducer: its pure parts, with a fake client, and on real servers (``test_broker_*``).
+"""

@@ -1,0 +1,133 @@
+"""
+What the tests on real servers share.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+from typing import Any, Callable, Iterable, Mapping
+
+import pytest
+
+from broadway_sync import Message, telemetry
+from broadway_sync.connectors.sqs import SQSProducer
+from tests.helpers import SCALE, unique_name
+
+LONG = 30.0 * SCALE
+"""Seconds after which a test gives up on what takes a server some seconds."""
+
+FAST: dict[str, Any] = {"wait_time_seconds": 0, "receive_interval": 0.05, "backoff_min": 0.05, "backoff_max": 0.2}
+"""Options that let faults pass quickly."""
+
+
+class Recorder:
+    """
+    A handler that records what it handles, in order, after *work* has been done with it (which may raise).
+    """
+
+    def __init__(self, work: Callable[[Message], Any] = lambda message: None) -> None:
+        self._work = work
+        self._changed = threading.Condition()
+        self.order: list[Any] = []
+        self.counts: Counter[Any] = Counter()
+        self.messages: list[Message] = []
+
+    def handle_message(self, processor: str, message: Message, context: Any) -> Message:
+        """
+        Record, then work.
+        """
+        with self._changed:
+            self.order.append(message.data)
+            self.counts[message.data] += 1
+            self.messages.append(message)
+            self._changed.notify_all()
+        self._work(message)
+        return message
+
+    def handle_batch(self, batcher: str, messages: list[Message], batch_info: Any, context: Any) -> list[Message]:
+        """
+        Nothing more.
+        """
+        return messages
+
+    def wait_for(self, predicate: Callable[[], Any], timeout: float = LONG) -> None:
+        """
+        Wait until *predicate* is true of what was handled.
+        """
+        with self._changed:
+            assert self._changed.wait_for(predicate, timeout), f"handled so far: {self.order!r:.2000}"
+
+    def wait_for_data(self, data: Iterable[Any]) -> None:
+        """
+        Wait until everything in *data* has been handled at least once.
+        """
+        wanted = set(data)
+        self.wait_for(lambda: wanted <= set(self.counts))
+
+    def duplicates(self) -> set[Any]:
+        """
+        Return what has been handled more than once.
+        """
+        return {data for data, count in self.counts.items() if count > 1}
+
+
+def module(queue_url: str, server: Any, port: int | None = None, **options: Any) -> tuple[type, Mapping[str, Any]]:
+    """
+    Return ``producer.module`` for a queue of *server*, perhaps through a proxy at *port*.
+    """
+    config = {**server.client_options(port), **options.pop("config", {})}
+    return (SQSProducer, {"queue_url": queue_url, **FAST, "config": config, **options})
+
+
+class Heard:
+    """
+    Telemetry of one kind, until the end of the test.
+    """
+
+    def __init__(self, *events: tuple[str, ...]) -> None:
+        self._changed = threading.Condition()
+        self.events: list[tuple[Any, Any, Any]] = []
+        self._id = unique_name("heard")
+        telemetry.attach_many(self._id, list(events), self._hear)
+
+    def _hear(self, event: Any, measurements: Any, metadata: Any, config: Any) -> None:
+        with self._changed:
+            self.events.append((event, measurements, metadata))
+            self._changed.notify_all()
+
+    def wait_for(self, count: int, where: Callable[[Any], Any] = lambda metadata: True) -> None:
+        """
+        Wait for the event to come *count* times with metadata that satisfy *where*.
+        """
+        with self._changed:
+            enough = self._changed.wait_for(
+                lambda: sum(1 for _, _, metadata in self.events if where(metadata)) >= count, LONG
+            )
+        assert enough, self.events
+
+    def close(self) -> None:
+        """
+        Hear no more.
+        """
+        telemetry.detach(self._id)
+
+
+def said(caplog: pytest.LogCaptureFixture, text: str) -> list[str]:
+    """
+    Return the records of the library that contain *text*.
+    """
+    messages = [record.getMessage() for record in caplog.records if record.name == "broadway_sync"]
+    return [message for message in messages if text in message]
+
+
+def failures(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """
+    Return everything that the library has logged as a warning or worse.
+    """
+    return [
+        record.getMessage()
+        for record in caplog.records
+        if record.name == "broadway_sync" and record.levelno >= logging.WARNING
+    ]

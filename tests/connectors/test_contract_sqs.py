@@ -1,0 +1,96 @@
+"""
+The contract of connectors, on ElasticMQ and on ministack, which speak SQS.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Dict, List, Tuple, Type
+
+import pytest
+
+from broadway_sync import Producer
+from broadway_sync.connectors.sqs import SQSProducer
+from broadway_sync.testing import ConnectorContract, ConnectorHarness
+from tests.helpers import SCALE
+
+SECRET = "s3cret-of-the-contract"
+
+
+class SQSHarness(ConnectorHarness):
+    """
+    A queue whose messages are invisible for two seconds, and a proxy before the server.
+    """
+
+    timeout = 20.0 * SCALE
+    stop_timeout = 2.0 * SCALE
+    redelivery_timeout = 10.0 * SCALE
+    lease = 2.0
+    # A receive waits so long for a message, and cannot be ended.
+    linger = 1.0
+    drop_options = {"on_failure": "ack"}
+    secrets = (SECRET,)
+
+    def __init__(self, server: Any, proxy: Any) -> None:
+        self.server = server
+        self.proxy = proxy
+        self.queue_url = server.queue(VisibilityTimeout=2)
+
+    def publish(self, data: List[str]) -> None:
+        self.server.send(self.queue_url, data)
+
+    def producer(self) -> Tuple[Type[Producer], Dict[str, Any]]:
+        options = {
+            "queue_url": self.queue_url,
+            "wait_time_seconds": 1,
+            "receive_interval": 0.05,
+            "on_failure": ("nack", 0),
+            "backoff_min": 0.05,
+            "backoff_max": 0.5,
+            "config": {**self.server.client_options(self.proxy.port), "aws_secret_access_key": SECRET},
+        }
+        return SQSProducer, options
+
+    def remaining(self) -> int:
+        return sum(self.server.counts(self.queue_url))
+
+    def cut(self) -> None:
+        self.proxy.reset()
+
+    def stall(self) -> None:
+        self.proxy.stall()
+
+    def resume(self) -> None:
+        self.proxy.resume()
+
+    def take_down(self) -> None:
+        self.proxy.refuse()
+        self.proxy.reset()
+
+    def bring_up(self) -> None:
+        self.proxy.accept()
+
+
+class TestElasticMQ(ConnectorContract):
+    """
+    All of it, but for credentials, which the server does not check.
+    """
+
+    @pytest.fixture
+    def harness(self, elasticmq: Any, make_proxy: Callable[..., Any]) -> SQSHarness:
+        """
+        Return a harness with a queue of its own.
+        """
+        return SQSHarness(elasticmq, make_proxy(elasticmq.port))
+
+
+class TestMiniStack(ConnectorContract):
+    """
+    The same on another server: what they agree on is probably so on AWS.
+    """
+
+    @pytest.fixture
+    def harness(self, ministack: Any, make_proxy: Callable[..., Any]) -> SQSHarness:
+        """
+        Return a harness with a queue of its own.
+        """
+        return SQSHarness(ministack, make_proxy(ministack.port))
