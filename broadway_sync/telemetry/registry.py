@@ -7,7 +7,7 @@ from __future__ import annotations
 import threading
 from functools import lru_cache
 from time import monotonic_ns, time_ns
-from typing import Any, Callable, Dict, Iterable, List, Mapping, Tuple, TypeVar
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Set, Tuple, TypeVar
 
 import attrs
 
@@ -37,7 +37,10 @@ class EventHandler:
 handlers: Dict[Event, Tuple[EventHandler, ...]] = {}
 """The handlers of each event; empty while nobody listens. Tuples are replaced, so that emitting needs no lock."""
 
-# Guards changes of `handlers`. Innermost: nothing is called while it is held.
+heard: Set[Event] = set()
+"""The events without their last part (the span) of which anybody hears something: what a hot path looks at first."""
+
+# Guards changes of the two above. Innermost: nothing is called while it is held.
 _lock = threading.Lock()
 
 
@@ -72,6 +75,7 @@ def attach_many(handler_id: Any, events: Iterable[Event], function: Function, co
         for event in dict.fromkeys(events):
             added = EventHandler(handler_id, event, function, config)
             handlers[event] = handlers.get(event, ()) + (added,)
+            heard.add(event[:-1])
 
 
 def _check_event(event: Any) -> Event:
@@ -96,6 +100,7 @@ def detach(handler_id: Any) -> None:
                 handlers[event] = kept
             else:
                 del handlers[event]
+        heard.intersection_update([event[:-1] for event in handlers])
     if not found:
         raise LookupError(f"no telemetry handler with the id {handler_id!r} is attached")
 

@@ -14,7 +14,7 @@ from ..errors import InvalidReturnError
 from ..log import log_error
 from ..message import Message
 from ..telemetry.events import BATCH_PROCESSOR
-from ..telemetry.registry import Span, handlers
+from ..telemetry.registry import Span, heard
 from .batcher_stage import BatcherStage
 from .outcome import drop_frame, invalid_return, log_lost, settle
 from .processor_stage import Outcome
@@ -76,7 +76,7 @@ class BatchProcessorStage:
 
     def _step(self, batch: Batch) -> None:
         info = BatchInfo(self._batcher.key, batch.key, batch.partition, len(batch.messages), batch.trigger)
-        if handlers:
+        if heard and BATCH_PROCESSOR in heard:
             self._observed_step(batch.messages, info)
         else:
             self._settle(self._handle(batch.messages, info))

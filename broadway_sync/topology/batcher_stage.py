@@ -21,7 +21,7 @@ from ..message import Message
 from ..runtime.serial import Serial
 from ..runtime.wait_list import WaitList
 from ..telemetry.events import BATCHER
-from ..telemetry.registry import Span, handlers
+from ..telemetry.registry import Span, heard
 from .outcome import settle
 from .settings import Settings
 
@@ -91,7 +91,7 @@ class BatcherStage:
         """
         Add messages to their batches and hand out those that this completes.
         """
-        if handlers:
+        if heard and BATCHER in heard:
             self._observed_add(messages, partition)
         else:
             self._add_all(messages, partition)

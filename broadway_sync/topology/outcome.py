@@ -12,7 +12,7 @@ from ..errors import InvalidReturnError
 from ..log import log_error, safe_repr
 from ..message import Message
 from ..telemetry.events import HANDLE_FAILED
-from ..telemetry.registry import Span, handlers
+from ..telemetry.registry import Span, heard
 from .settings import Settings
 
 
@@ -30,7 +30,7 @@ def _handle_failed(settings: Settings, stage: str, failed: List[Message]) -> Lis
     Return what is to be acknowledged as failed: what ``handle_failed`` returned, or *failed* if that is no answer.
     """
     assert settings.handle_failed is not None
-    span = Span(HANDLE_FAILED) if handlers else None
+    span = Span(HANDLE_FAILED) if HANDLE_FAILED in heard else None
     metadata = {**settings.metadata(stage), "module": settings.handler} if span else {}
     if span:
         span.start({**metadata, "messages": list(failed)})

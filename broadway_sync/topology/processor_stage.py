@@ -10,7 +10,7 @@ from ..errors import InvalidReturnError, UnknownBatcherError
 from ..log import log_error
 from ..message import Message
 from ..telemetry.events import MESSAGE, PROCESSOR
-from ..telemetry.registry import Span, handlers
+from ..telemetry.registry import Span, heard
 from .batcher_stage import BatcherStage
 from .dispatcher import Channel, Chunk
 from .outcome import count_distinct, drop_frame, invalid_return, log_lost, restore, settle, snapshot
@@ -68,7 +68,7 @@ class ProcessorStage:
                 return
             if is_rejected:
                 settle(self._settings, self.name, [], messages)
-            elif handlers:
+            elif heard and PROCESSOR in heard:
                 self._observed_step(messages)
             else:
                 self._step(messages)
@@ -118,7 +118,8 @@ class ProcessorStage:
         if settings.prepare_messages is not None:
             messages, failed = self._prepare(messages)
             self._prepared = messages
-        successful, not_handled = self._handle_observed(messages) if handlers else self._handle(messages)
+        handle = self._handle_observed if heard and MESSAGE in heard else self._handle
+        successful, not_handled = handle(messages)
         failed += not_handled
         if self.is_abandoned:
             return [], []
