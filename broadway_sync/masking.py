@@ -14,8 +14,8 @@ _WORDS = (
     r"|api_?key|access_?key|private_?key|account_?key|shared_?key|sas_?key"
 )
 _SECRET_NAME = re.compile(rf"{_WORDS}|^pass$|^key$|^auth$|^sasl$", re.IGNORECASE)
-# scheme://user:password@host; the last @ counts, as passwords may contain one.
-_URL_PASSWORD = re.compile(r"(\w://[^\s:/@]*):[^\s]*@")
+# scheme://user:password@host; the last @ counts, as passwords may contain one. Also without the scheme.
+_URL_PASSWORD = re.compile(r"(\w:/{1,2}[^\s:/@]*|(?<![^\s\"'])[^\s:/@\"']+(?=:[^/])):[^\s]*@")
 # password=..., also quoted, in query strings, DSNs and JAAS configurations, and "Authorization: Bearer ...".
 _ASSIGNMENT = re.compile(
     rf"""((?:{_WORDS})\w{{0,40}}\s*[=:]\s*)("[^"]*"|'[^']*'|Bearer \S+|Basic \S+|[^\s&;,"']+)""", re.I

@@ -15,6 +15,7 @@ import attrs
 
 from .errors import ConfigurationError
 from .log import safe_repr
+from .masking import MASK, mask
 
 T = TypeVar("T")
 Rule = Callable[[Any, "attrs.Attribute[Any]", Any], None]
@@ -34,9 +35,17 @@ def rule(test: Callable[[Any], bool], expected: str) -> Rule:
 
     def validate(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
         if not test(value):
-            raise mistake(attribute.name, f"expected {expected}, got: {safe_repr(value)}")
+            raise mistake(attribute.name, f"expected {expected}, got: {_shown(attribute.name, value)}")
 
     return validate
+
+
+def _shown(name: str, value: Any) -> str:
+    """
+    Return *value* as an error may show it: without the credentials that somebody put into the wrong place or type.
+    """
+    masked = mask({name: value})[name]
+    return safe_repr(masked if masked == MASK or isinstance(value, (str, bytes, Mapping, list, tuple)) else value)
 
 
 def is_int(value: Any, minimum: int) -> bool:
@@ -120,7 +129,7 @@ def build(cls: Type[T], given: Any, path: str) -> T:
     if isinstance(given, cls):
         return given
     if not isinstance(given, Mapping):
-        raise mistake(path, f"expected a mapping or {cls.__name__}, got: {safe_repr(given)}")
+        raise mistake(path, f"expected a mapping or {cls.__name__}, got: {_shown(path, given)}")
     return construct(cls, given, path)
 
 

@@ -96,11 +96,11 @@ def test_valid(options: Any) -> None:
         ({"max_lease": 0}, "max_lease: expected a finite number of seconds > 0, got: 0"),
         (
             {"credentials": ""},
-            "credentials: expected credentials of google.auth, or the path of a service account file, got: ''",
+            "credentials: expected credentials of google.auth, or the path of a service account file, got: '******'",
         ),
         (
             {"credentials": 5},
-            "credentials: expected credentials of google.auth, or the path of a service account file, got: 5",
+            "credentials: expected credentials of google.auth, or the path of a service account file, got: '******'",
         ),
         (
             {"base_url": "http://localhost:8085"},
