@@ -16,7 +16,7 @@ EXTRAS = test-demo-all-brokers
 # Where the tests look for brokers; each comes with the version in its file.
 BROKERS = build/brokers
 JARS = kafka-3.9 kafka-4.1 elasticmq
-MINISTACK = ministack==1.5.33
+MINISTACK = 1.5.33
 MAVEN_COPY = mvn -q -B org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies
 # Tests that coverage itself makes hang: it holds a lock of its own when a busy process forks, and CPython 3.11 spins
 # when a traced thread runs while an exception waits in a parked one. They run without it.
@@ -57,7 +57,7 @@ else
 endif
 
 # What cannot be fetched is said and left out: its tests are skipped, unless BROADWAY_REQUIRE_BROKERS=1.
-brokers: $(JARS:%=$(BROKERS)/%/.fetched) $(BROKERS)/ministack/.installed
+brokers: $(JARS:%=$(BROKERS)/%/.fetched) $(BROKERS)/ministack/.installed-$(MINISTACK)
 
 $(BROKERS)/%/.fetched: tests/brokers/jars/%.xml
 	@if ! command -v mvn >/dev/null; then \
@@ -69,8 +69,8 @@ $(BROKERS)/%/.fetched: tests/brokers/jars/%.xml
 	fi
 
 # In an environment of its own: it pins the version of what boto3 is made of.
-$(BROKERS)/ministack/.installed: Makefile
-	@if $(PYTHON) -m venv $(@D) && $(@D)/bin/python -m pip install --quiet "$(MINISTACK)" && touch $@; then \
+$(BROKERS)/ministack/.installed-$(MINISTACK):
+	@if $(PYTHON) -m venv $(@D) && $(@D)/bin/python -m pip install --quiet "ministack==$(MINISTACK)" && touch $@; then \
 	  echo "ministack: installed into $(@D)"; \
 	else \
 	  echo "ministack: could not be installed"; \
@@ -88,7 +88,7 @@ demo: $(VENV)/.installed-demo
 stress: $(VENV)/.installed-$(EXTRAS)
 	BROADWAY_STRESS_SEEDS=$(SEEDS) $(BIN)/python -m pytest -rfEs --timeout=300 tests/test_stress.py $(ARGS)
 
-bench: $(VENV)/.installed-bench
+bench: $(VENV)/.installed-bench-all
 	$(BIN)/python -m bench $(ARGS)
 
 # Also as `make bench-compare old.json new.json`: make takes the files for goals, and has nothing to do for them.

@@ -15,7 +15,7 @@ from typing import Any, Dict, List, Optional, Sequence
 
 import attrs
 
-from . import report, settings
+from . import brokers, report, settings
 from .runner import JobFailedError, Result, describe, run_case
 from .scenarios import CASES, Case, quick, scenarios
 
@@ -36,7 +36,10 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     except JobFailedError as error:
         parser.error(str(error))
     repetitions = chosen.repetitions or (2 if chosen.quick else 5)
-    results = _run(cases, repetitions, chosen.python)
+    try:
+        results = _run(cases, repetitions, chosen.python)
+    finally:
+        brokers.close_all()
     path = Path(chosen.json or f"bench/results/{time.strftime('%Y%m%d-%H%M%S')}-python{about['python']}.json")
     write(path, about, repetitions, results)
     _print(about, repetitions, results, path)
@@ -94,7 +97,7 @@ def _cases(names: List[str], is_quick: bool, overrides: Dict[str, Any], with_pee
     Return the chosen cases, each once: with an override two may become the same.
     """
     cases = [case for case in CASES if case.scenario in (names or scenarios())]
-    cases = [case for case in cases if with_peers or case.scenario != "peers" or names]
+    cases = [case for case in cases if with_peers or not case.is_peer or (case.scenario == "peers" and names)]
     cases = [(quick(case) if is_quick else case).override(**overrides) for case in cases]
     return list({case.name: case for case in cases}.values())
 

@@ -8,7 +8,7 @@ import faulthandler
 import functools
 import json
 import sys
-from typing import Any, Dict, List
+from typing import Any, Callable, Dict, List
 
 
 def main(arguments: List[str]) -> int:
@@ -25,17 +25,26 @@ def main(arguments: List[str]) -> int:
 
 
 def _answer(job: str, settings: Dict[str, Any]) -> Dict[str, Any]:
-    from . import jobs, peers
+    from . import connectors, jobs
     from .meter import OtherLoad
     from .settings import Settings
 
-    load = OtherLoad()
+    load = OtherLoad(connectors.target_here().get("pid"))
     try:
-        run = functools.partial(peers.run, job) if job in peers.PEERS else jobs.JOBS[job]
-        figures = run(Settings(**settings))
+        figures = _job(job)(Settings(**settings))
     except jobs.SkippedError as reason:
         return {"skipped": str(reason)}
     return {"figures": {**figures, "other_load": load.read()}}
+
+
+def _job(name: str) -> Callable[[Any], Dict[str, Any]]:
+    from . import connectors, jobs, peers
+
+    if name in peers.PEERS:
+        return functools.partial(peers.run, name)
+    if name in connectors.JOBS:
+        return functools.partial(connectors.run, name)
+    return jobs.JOBS[name]
 
 
 if __name__ == "__main__":

@@ -126,16 +126,23 @@ def _prepare_process(settings: Settings) -> None:
     """
     Drop log records, attach telemetry handlers and pin the threads to a core, as the settings say.
     """
-    logger = logging.getLogger("broadway_sync")
-    logger.propagate = False
-    if not logger.handlers:
-        logger.addHandler(logging.NullHandler())
+    quiet_log()
     if settings.telemetry:
         telemetry.attach_many("bench", EVENTS, _trivial)
     if settings.pinned:
         if not hasattr(os, "sched_setaffinity"):
             raise SkippedError("this platform cannot pin a process to a core")
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+
+
+def quiet_log() -> None:
+    """
+    Drop the library's log records.
+    """
+    logger = logging.getLogger("broadway_sync")
+    logger.propagate = False
+    if not logger.handlers:
+        logger.addHandler(logging.NullHandler())
 
 
 def _trivial(event: Any, measurements: Any, metadata: Any, config: Any) -> None:

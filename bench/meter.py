@@ -57,11 +57,15 @@ class Meter:
 class OtherLoad:
     """
     How many cores all other processes together used, since this object was made.
+
+    Args:
+        broker: Id of a process that belongs to this one's work.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, broker: Optional[int] = None) -> None:
+        self.broker = broker
         self.busy_before = busy_seconds()
-        self.cpu_before = time.process_time()
+        self.cpu_before = self._own_seconds()
         self.started_at = time.perf_counter()
 
     def read(self) -> Optional[float]:
@@ -71,8 +75,23 @@ class OtherLoad:
         busy = busy_seconds()
         if busy is None or self.busy_before is None:
             return None
-        others = busy - self.busy_before - (time.process_time() - self.cpu_before)
+        others = busy - self.busy_before - (self._own_seconds() - self.cpu_before)
         return max(0.0, others / (time.perf_counter() - self.started_at))
+
+    def _own_seconds(self) -> float:
+        return time.process_time() + (seconds_of_process(self.broker) if self.broker else 0.0)
+
+
+def seconds_of_process(pid: int) -> float:
+    """
+    Return the CPU seconds of all threads of a process so far; 0 where the system does not tell.
+    """
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            user, system = stat.readline().rpartition(")")[2].split()[11:13]
+    except (OSError, ValueError):
+        return 0.0
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 def busy_seconds() -> Optional[float]:

@@ -14,8 +14,10 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
 import attrs
 
+from . import brokers, connectors
 from .scenarios import Case
 from .settings import Settings
+from .source import LostMessagesError
 from .targets import Target, targets_of
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -156,13 +158,23 @@ def run_job(job: str, settings: Settings, python: str = sys.executable) -> Dict[
         JobFailedError: It ended with an error, or did not end; says what it wrote.
         JobSkippedError: It cannot run here.
     """
+    try:
+        with connectors.target_of(job, settings) as environment:
+            return _run_child(job, settings, python, environment)
+    except brokers.MissingBrokerError as error:
+        raise JobSkippedError(str(error)) from error
+    except LostMessagesError as error:
+        raise JobFailedError(f"{job}: {error}") from error
+
+
+def _run_child(job: str, settings: Settings, python: str, environment: Mapping[str, str]) -> Dict[str, Any]:
     time_limit = GRACE + settings.messages / SLOWEST_RATE
     command = [python, "-m", "bench.child", job, json.dumps(attrs.asdict(settings)), str(time_limit)]
     try:
         # The child ends itself when its time is up, with the stacks of its threads; this limit is for one that cannot.
         done = subprocess.run(
-            command, cwd=ROOT, env=_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            universal_newlines=True, timeout=time_limit + 10,
+            command, cwd=ROOT, env={**_environment(), **environment}, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, universal_newlines=True, timeout=time_limit + 10,
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:
         raise JobFailedError(f"{job}: killed after {error.timeout:.0f} s") from error

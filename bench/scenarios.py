@@ -8,6 +8,7 @@ from typing import Any, List, Optional, Tuple
 
 import attrs
 
+from . import connectors
 from .peers import PEERS
 from .settings import Settings
 
@@ -20,7 +21,7 @@ class Case:
 
     scenario: str
     job: str
-    """Key of ``jobs.JOBS`` or ``peers.PEERS``."""
+    """Key of ``jobs.JOBS``, ``peers.PEERS`` or ``connectors.JOBS``."""
 
     settings: Settings
     varies: Tuple[str, ...] = ()
@@ -34,6 +35,20 @@ class Case:
 
     title: str = ""
     """What the table calls the case, if not by its scenario."""
+
+    @property
+    def broker(self) -> Optional[str]:
+        """
+        The broker that it needs, if any.
+        """
+        return connectors.JOBS[self.job].broker if self.job in connectors.JOBS else None
+
+    @property
+    def is_peer(self) -> bool:
+        """
+        Whether it measures another library.
+        """
+        return self.job in PEERS or self.job in connectors.PEERS
 
     @property
     def name(self) -> str:
@@ -90,6 +105,18 @@ def _peer(name: str, settings: Settings, limit: Optional[Settings]) -> Case:
     return Case("peers", name, settings, (), baseline, compared_with, title=f"peer {work}: {name}")
 
 
+def _connector(scenario: str, job: str, client: str, settings: Settings) -> Case:
+    """
+    Return a case that is compared with the client's own loop.
+    """
+    return _case(scenario, job, settings, "batch_size", baseline=(client, settings), compared_with=f"raw {client}")
+
+
+def _connector_peer(scenario: str, job: str, client: str, settings: Settings, messages: int) -> Case:
+    less = attrs.evolve(settings, messages=messages)
+    return Case(scenario, job, less, (), (client, less), f"raw {client}", title=f"{scenario}: {job}")
+
+
 PROC = Settings(concurrency=2, batch_size=0)
 BATCH = Settings(concurrency=4, batch_size=100, batch_concurrency=2)
 TUNED = attrs.evolve(BATCH, max_demand=1000)
@@ -97,6 +124,17 @@ PARTITION = attrs.evolve(BATCH, partition=1, batch_concurrency=4)
 IO = Settings(messages=20_000, concurrency=100, batch_size=0, sleep=0.005)
 LATENCY = Settings(messages=2_000, concurrency=2, batch_concurrency=1)
 THREADS_200 = Settings(concurrency=150, batch_concurrency=48)  # with the producer's and the batcher's thread
+
+
+# The defaults of the connector and of processors; and what its how-to says for many small messages.
+RABBITMQ = Settings(messages=50_000, concurrency=4, batch_size=0, prefetch=50)
+RABBITMQ_TUNED = attrs.evolve(RABBITMQ, concurrency=2, max_demand=100, batch_size=100, prefetch=500)
+KAFKA = Settings(messages=200_000, concurrency=4, batch_size=0)
+KAFKA_TUNED = attrs.evolve(KAFKA, concurrency=2, max_demand=1000, batch_size=500)
+SQS = Settings(messages=10_000, concurrency=4, batch_size=0)
+SQS_TUNED = attrs.evolve(SQS, batch_size=10)
+PUBSUB = Settings(messages=50_000, concurrency=2, max_demand=1000, batch_size=0, prefetch=500)
+PUBSUB_TUNED = attrs.evolve(PUBSUB, batch_size=500)
 
 
 def _keys(keys: int, max_demand: int) -> Case:
@@ -131,6 +169,19 @@ CASES: Tuple[Case, ...] = (
     _limited("soak", attrs.evolve(BATCH, messages=10_000_000), "messages", job="soak"),
     _changed("pinned", BATCH, "all cores", "max_demand", pinned=1),
     *(_peer(name, attrs.evolve(BATCH, messages=100_000), BATCH) for name in PEERS),
+    _connector("rabbitmq", "RabbitMQProducer", "pika", RABBITMQ),
+    _connector("rabbitmq", "RabbitMQProducer", "pika", RABBITMQ_TUNED),
+    _connector_peer("rabbitmq", "kombu", "pika", RABBITMQ_TUNED, 50_000),
+    _connector_peer("rabbitmq", "dramatiq", "pika", RABBITMQ_TUNED, 10_000),
+    _connector_peer("rabbitmq", "celery", "pika", RABBITMQ_TUNED, 10_000),
+    _connector("kafka", "KafkaProducer", "kafka-python", KAFKA),
+    _connector("kafka", "KafkaProducer", "kafka-python", KAFKA_TUNED),
+    _connector_peer("kafka", "arroyo", "kafka-python", KAFKA_TUNED, 200_000),
+    _connector_peer("kafka", "faust", "kafka-python", KAFKA_TUNED, 50_000),
+    _connector("sqs", "SQSProducer", "boto3", SQS),
+    _connector("sqs", "SQSProducer", "boto3", SQS_TUNED),
+    _connector("pubsub", "PubSubProducer", "google-cloud-pubsub", PUBSUB),
+    _connector("pubsub", "PubSubProducer", "google-cloud-pubsub", PUBSUB_TUNED),
     # streamz has one thread: 100 of these messages would take half a second, all of them 100 seconds.
     *(_peer(name, attrs.evolve(IO, batch_size=100), None) for name in PEERS if name != "streamz"),
 )

@@ -39,6 +39,8 @@ class Settings:
     interval: float = _option(0.1, "rate limit: the interval in seconds")
     seconds: float = _option(5.0, "how long the idle pipeline is watched")
     times: int = _option(50, "how often a pipeline is started and stopped")
+    producers: int = _option(1, "connectors: producers")
+    prefetch: int = _option(0, "connectors: messages that the broker sends ahead, or at a time")
 
     @property
     def chunk(self) -> int:
@@ -46,6 +48,13 @@ class Settings:
         How many messages a processor takes at a time.
         """
         return self.max_demand - self.max_demand // 2
+
+    @property
+    def acknowledge_every(self) -> int:
+        """
+        How many messages the raw loop of a connector acknowledges at a time: as many as the pipeline.
+        """
+        return self.batch_size or self.chunk
 
     @property
     def handler(self) -> str:

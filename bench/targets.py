@@ -81,6 +81,10 @@ TARGETS: Mapping[str, Tuple[Target, ...]] = {
     "start_stop": (Target("milliseconds", at_most=60),),
     "soak messages=10000000": (Target("growth_mb", at_most=2),),
     "pinned max_demand=10": _ratio(1.0),
+    **{f"rabbitmq batch_size={size}": _ratio(0.9) for size in (0, 100)},
+    **{f"kafka batch_size={size}": _ratio(0.9) for size in (0, 500)},
+    **{f"sqs batch_size={size}": _ratio(0.9) for size in (0, 10)},
+    **{f"pubsub batch_size={size}": _ratio(0.9) for size in (0, 500)},
 }
 
 # Broadway 1.3 (Elixir 1.14, OTP 25) on a machine with 2 cores, medians of 3 or more undisturbed runs of 1,000,000

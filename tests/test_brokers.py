@@ -682,14 +682,20 @@ CHOICE = """
 import pytest
 def test_{name}(rabbitmq, spawn): pass
 def test_{name}_bare(spawn): pass
+@pytest.mark.parametrize("name", ["kafka"])
+def test_{name}_named(request, name): pass
 """
 
 
 @pytest.mark.parametrize(
     "choice, expected",
     [
-        ("all", {"test_broker_contract", "test_broker_contract_bare", "test_faults", "test_faults_bare"}),
-        ("contract", {"test_broker_contract", "test_broker_contract_bare", "test_faults_bare"}),
+        (
+            "all",
+            {"broker_contract", "broker_contract_bare", "broker_contract_named[kafka]"}
+            | {"faults", "faults_bare", "faults_named[kafka]"},
+        ),
+        ("contract", {"broker_contract", "broker_contract_bare", "broker_contract_named[kafka]", "faults_bare"}),
     ],
 )
 def test_choice_of_broker_tests(tmp_path: Path, choice: str, expected: set[str]) -> None:
@@ -700,7 +706,8 @@ def test_choice_of_broker_tests(tmp_path: Path, choice: str, expected: set[str])
         (tmp_path / f"test_{name}.py").write_text(CHOICE.format(name=name))
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     done = collect(tmp_path, choice)
-    assert {line.split("::")[1] for line in done.stdout.splitlines() if "::" in line} == expected, done.stdout
+    found = {line.split("::test_")[1] for line in done.stdout.splitlines() if "::" in line}
+    assert found == expected, done.stdout
 
 
 def test_choice_that_does_not_exist(tmp_path: Path) -> None:
@@ -759,17 +766,6 @@ def sockets_of(group: int) -> list[str]:
             pass  # it ended meanwhile
     rows = [row.split() for name in ("tcp", "tcp6") for row in Path(f"/proc/net/{name}").read_text().splitlines()[1:]]
     return [row[1] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in inodes]
-
-
-def test_real_broker_is_revived(broker: Any) -> None:
-    """
-    A crash of the broker is repaired, on the same port.
-    """
-    port, pid = broker.port, broker.pid
-    os.kill(pid, signal.SIGKILL)
-    eventually(lambda: not broker.is_running, "the broker crashed")
-    broker.revive()
-    assert broker.is_ready() and broker.port == port and broker.pid != pid
 
 
 def test_real_broker_hangs(broker: Any) -> None:

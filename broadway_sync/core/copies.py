@@ -26,11 +26,21 @@ class Copies:
     def add(self, identity: str, handle: str) -> Optional[str]:
         """
         A copy came; return the handle that is good for nothing any more, if there was an older copy.
+
+        If one was acknowledged already, that was with the older handle, and may have been in vain.
         """
         handles = self._newest.setdefault(identity, [])
         older = handles[-1] if handles and handles[-1] != handle else None
         handles.append(handle)
+        if older is not None:
+            self._gone.pop(identity, None)
         return older
+
+    def is_gone(self, identity: str) -> bool:
+        """
+        Whether the message was acknowledged by a copy that is done with, so that those in hand are of no use.
+        """
+        return identity in self._gone
 
     def finish(self, identity: str, is_gone: bool) -> Optional[str]:
         """

@@ -51,6 +51,8 @@ class StopContract:
             gate.arrived(harness.timeout)
             watch(harness)  # meanwhile the connector may fetch ahead: that is what it has to hand back
             pipeline.request_stop()
+            wait_until(lambda: pipeline.state != "running", harness.timeout, "the stop has begun")
+            watch(harness)  # the producer hears of it, and nothing moves meanwhile
         begun = list(first.begun)
         what = f"the pipeline handled all {len(published)} messages after the stop had begun"
         check(len(begun) < len(published), what, hints.PREFETCHING)

@@ -51,7 +51,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _needs_broker(item: pytest.Item) -> bool:
-    return bool(BROKER_FIXTURES.intersection(getattr(item, "fixturenames", ())))
+    """
+    Whether a test has the fixture of a broker, or a parameter that names it.
+    """
+    call = getattr(item, "callspec", None)
+    parameters = [value for value in call.params.values() if isinstance(value, str)] if call is not None else []
+    return bool(BROKER_FIXTURES.intersection([*getattr(item, "fixturenames", ()), *parameters]))
 
 
 def _is_left_out(item: pytest.Item) -> bool:

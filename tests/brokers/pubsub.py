@@ -85,36 +85,35 @@ class PubSub(Broker):
         """
         return f"{HOST}:{self.port}"
 
-    def publisher(self, **options: Any) -> Any:
+    # The clients of the API itself, which the others wrap: they need no PUBSUB_EMULATOR_HOST, nor are changed by it.
+
+    def publisher(self) -> Any:
         """
-        Return a ``PublisherClient``; use it as a context manager (it stops itself), or call its ``stop()``.
+        Return a client for topics; use it as a context manager.
         """
         import grpc
-        from google.cloud import pubsub_v1
+        from google.pubsub_v1 import PublisherClient
         from google.pubsub_v1.services.publisher.transports import PublisherGrpcTransport
 
-        transport = PublisherGrpcTransport(channel=grpc.insecure_channel(self.endpoint))
-        return pubsub_v1.PublisherClient(transport=transport, **options)
+        return PublisherClient(transport=PublisherGrpcTransport(channel=grpc.insecure_channel(self.endpoint)))
 
-    def subscriber(self, port: int | None = None, **options: Any) -> Any:
+    def subscriber(self, port: int | None = None) -> Any:
         """
-        Return a ``SubscriberClient``, at another port if it has to go through a proxy; close it.
+        Return a client for subscriptions, at another port if it has to go through a proxy; use it as a context manager.
         """
         import grpc
-        from google.cloud import pubsub_v1
+        from google.pubsub_v1 import SubscriberClient
         from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
 
-        transport = SubscriberGrpcTransport(channel=grpc.insecure_channel(f"{HOST}:{port or self.port}"))
-        return pubsub_v1.SubscriberClient(transport=transport, **options)
+        channel = grpc.insecure_channel(f"{HOST}:{port or self.port}")
+        return SubscriberClient(transport=SubscriberGrpcTransport(channel=channel))
 
     def topic(self) -> str:
         """
         Make a topic and return its path.
         """
         path = f"projects/{self.project}/topics/{unique('topic')}"
-        publisher = self.publisher()
-        publisher.create_topic(name=path)
-        publisher.stop()
+        self.create_topic(path)
         return path
 
     def subscription(self, topic: str, **options: Any) -> str:
@@ -139,9 +138,8 @@ class PubSub(Broker):
         """
         Make a topic of a given name: again, after a restart.
         """
-        publisher = self.publisher()
-        publisher.create_topic(name=path)
-        publisher.stop()
+        with self.publisher() as publisher:
+            publisher.create_topic(name=path)
 
     def publish(
         self, topic: str, data: Iterable[bytes | str], *, ordering_key: str = "", **attributes: str
@@ -157,15 +155,10 @@ class PubSub(Broker):
             ordering_key: The key of all of them; none if empty.
             attributes: Of all of them.
         """
-        import grpc
-        from google.pubsub_v1 import PublisherClient
-        from google.pubsub_v1.services.publisher.transports import PublisherGrpcTransport
-
         common = {"ordering_key": ordering_key, "attributes": attributes}
         messages = [{**common, "data": item.encode() if isinstance(item, str) else item} for item in data]
         ids: list[str] = []
-        transport = PublisherGrpcTransport(channel=grpc.insecure_channel(self.endpoint))
-        with PublisherClient(transport=transport) as publisher:
+        with self.publisher() as publisher:
             for first in range(0, len(messages), REQUEST_SIZE):
                 request = {"topic": topic, "messages": messages[first : first + REQUEST_SIZE]}
                 ids += publisher.publish(request=request, timeout=READY_BOUND).message_ids

@@ -57,15 +57,18 @@ def test_acknowledgement_is_told_once_and_a_failure_by_the_last_copy(
 
 def test_copy_that_comes_after_one_was_acknowledged() -> None:
     """
-    The source had sent it before it knew: nothing more is told.
+    The acknowledgement may have been in vain: it is told again, by the new handle.
     """
     copies = Copies()
     copies.add("m", "h1")
     copies.add("m", "h2")
     assert copies.finish("m", True) == "h2"
+    assert copies.is_gone("m")
     assert copies.add("m", "h3") == "h2"
+    assert not copies.is_gone("m")
     assert copies.finish("m", False) is None
-    assert copies.finish("m", False) is None
+    assert copies.finish("m", True) == "h3"
+    assert len(copies) == 0
 
 
 def test_message_that_comes_again_later_is_new() -> None:

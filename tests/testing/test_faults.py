@@ -352,7 +352,7 @@ CAUGHT = [
     (TakesTheQueueAlong, "test_two_pipelines_share_a_queue", "those that it leaves behind"),
     (LetsLeasesRunOut, "test_slow_handlers_keep_their_messages", "must count from receipt"),
     (LosesOnStop, "test_stop_hands_back_what_was_not_begun", "hand back"),
-    (LeavesItToTheLease, "test_stop_hands_back_what_was_not_begun", "as late as if its lease"),
+    (LeavesItToTheLease, "test_stop_hands_back_what_was_not_begun", "hand back"),
     (LosesOnStop, "test_stops_under_load_lose_nothing", "hand back"),
     (HandsOutTheRestTwice, "test_stops_under_load_lose_nothing", "hand back"),
     (AcksUpToTheHighestTag, "test_unfinished_messages_come_again", "only the contiguous finished prefix"),

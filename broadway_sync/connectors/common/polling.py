@@ -225,9 +225,11 @@ class Session(Acknowledger):
         receiver, *others = list(self._threads)
         deadline = Deadline(flush_seconds + _JOIN_SECONDS)
         for thread in others:
-            thread.join(deadline.remaining())
+            if thread.is_alive():  # one that is just being started finds that it is too late
+                thread.join(deadline.remaining())
         deadline.tighten(_JOIN_SECONDS)
-        receiver.join(deadline.remaining())
+        if receiver.is_alive():
+            receiver.join(deadline.remaining())
 
     # On the threads of processors and batch processors.
 
@@ -288,7 +290,7 @@ class Session(Acknowledger):
         with self._lock:
             is_over = self._is_closed or not is_gone
             released = self._groups.release(group) if is_over else []
-            following = None if is_over else self._groups.finish(group)
+            following = None if is_over else self._follower(group)
             if following is not None:
                 if self._groups.has_followers(group):
                     following.batch_mode = "flush"
@@ -300,6 +302,17 @@ class Session(Acknowledger):
             behind = RELEASE if is_gone else self._client.action_for_followers(action)
             actions.setdefault(behind, []).extend(self._unfinished_handles(released))
         self._receiver.wake()
+
+    def _follower(self, group: str) -> Optional[Message]:
+        """
+        Return the next message of *group*, passing over copies of messages that are gone. Holds the lock.
+        """
+        while True:
+            message = self._groups.finish(group)
+            identity = None if message is None else message.acknowledger[2].identity
+            if identity is None or not self._copies.is_gone(identity):
+                return message
+            self._copies.finish(identity, is_gone=True)
 
     # On the receiver's thread.
 
@@ -322,8 +335,9 @@ class Session(Acknowledger):
             if self._is_closed:
                 return
             self._leases, self._settler = leases, settler
-        self._start_thread("Leases", leases.run)
+        # In this order: should the system refuse the second thread, the first one ends without it.
         self._start_thread("Settler", self._run_settler)
+        self._start_thread("Leases", leases.run)
 
     def _accept(self, deliveries: List[Delivery], since: float) -> None:
         """
@@ -415,7 +429,11 @@ class Session(Acknowledger):
         with self._lock:
             self._threads_left += 1
             self._threads.append(thread)
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError as error:  # the system has no more threads
+            self._ended(thread, error)
+            raise
 
     def _ended(self, thread: Any, error: Optional[BaseException]) -> None:
         if error is not None:

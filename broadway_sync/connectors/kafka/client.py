@@ -116,11 +116,11 @@ class Client:
                 self._wait_for_topics(is_over)
             except Exception as error:
                 self.close(0)
-                raise ear.explain(error) from error
+                raise ear.explain(error, self._options.client_config.sasl is not None) from error
 
     def _wait_for_connection(self, is_over: Callable[[], bool]) -> None:
         """
-        Wait until a broker has accepted us: 2.x is content with one that tells its version, before it sees the password.
+        Wait until a broker has accepted us: 2.x is content with one that has told its version and not seen a password.
         """
         deadline = monotonic() + self._options.client_config.connect_timeout
         while not self.is_connected():
@@ -250,10 +250,13 @@ class Client:
 
     def unknown_topics(self) -> List[str]:
         """
-        Return the topics that the brokers do not have, as far as they told; no broker is asked.
+        Return the topics that the brokers do not have, as far as they told; have them asked again.
         """
         cluster = self._network.cluster
-        return [topic for topic in self._options.topics if not cluster.partitions_for_topic(topic)]
+        unknown = [topic for topic in self._options.topics if not cluster.partitions_for_topic(topic)]
+        if unknown:  # 2.x would ask again in five minutes
+            cluster.request_update()
+        return unknown
 
     def close(self, seconds: float) -> None:
         """
@@ -352,7 +355,7 @@ class Client:
         Return the error of ours that says what to do, or *error* itself.
         """
         names = {cls.__name__ for cls in type(error).__mro__}
-        text = f"{type(error).__name__}: {error}"
+        text = _text(error)
         if names & _REBALANCE_ERRORS:
             return GroupError(text)
         if "LogTruncationError" in names:
@@ -488,12 +491,23 @@ class _Ear(logging.Handler):
             if isinstance(argument, BaseException) and (self._heard is None or _is_refusal(argument)):
                 self._heard = argument
 
-    def explain(self, error: Exception) -> ConnectorError:
+    def explain(self, error: Exception, has_credentials: bool) -> ConnectorError:
         """
-        Return an error with the reason of *error*.
+        Return an error with the reason of *error*, as far as that is known.
         """
-        text = f"{type(error).__name__}: {error}"
-        return ConnectorError(f"{text} ({type(self._heard).__name__}: {self._heard})" if self._heard else text)
+        text = _text(error) if self._heard is None else f"{_text(error)} ({_text(self._heard)})"
+        if has_credentials and (self._heard is None or not _is_refusal(self._heard)):
+            # 3.0 often sees the end of the connection before it has read why.
+            text += "; if brokers close the connection, the authentication may have failed: look at client_config.sasl"
+        return ConnectorError(text)
+
+
+def _text(error: BaseException) -> str:
+    """
+    Return type and text; kafka-python's errors mostly begin with their type.
+    """
+    name, text = type(error).__name__, str(error)
+    return text if name in text else f"{name}: {text}"
 
 
 def _is_refusal(error: BaseException) -> bool:

@@ -39,10 +39,11 @@ _FULL_SECONDS = 0.5
 _STEP_SECONDS = 0.05
 _LEAST_PATIENCE = 0.001
 _COMMIT_SECONDS = 2.0
+_COMMIT_PAUSE = 0.5  # after one that failed
 _FLUSH_SECONDS = 5.0
 _CLOSE_SECONDS = 1.0
-_LOOK_SECONDS = 1.0
-_LAG_SECONDS = 5.0
+_LOOK_SECONDS = 0.5
+_LAG_SECONDS = 1.0
 # So many errors of poll() in a row, and the consumer is made anew.
 _MOST_ERRORS = 5
 
@@ -91,6 +92,7 @@ class Consumer:
         self._patience = _LEAST_PATIENCE
         self._commit_fault: Optional[type] = None
         self._missing: List[str] = []
+        self._is_missed = False  # the brokers, at the last look
         self._errors = 0
 
     # For the producer's thread.
@@ -244,7 +246,7 @@ class Consumer:
         if now >= self._commits_at:
             self._commits_at = now + self._options.commit_interval
             self._commit(client, _COMMIT_SECONDS)
-        if now >= self._looks_at:
+        if now >= self._looks_at or self._rebalances.has_changed:
             self._looks_at = now + _LOOK_SECONDS
             self._look_for_lost(client)
             self._look_at_connection(client)
@@ -264,18 +266,20 @@ class Consumer:
             with self._reporter.span(ACKNOWLEDGE, action="commit", count=len(points), offsets=points):
                 client.commit(points, seconds)
         except Exception as error:  # a client library; GroupError: the partitions are moving
-            self._commit_failed(error)
+            self._commit_failed(client, error)
             return
         self._commit_fault = None
         with self._lock:
             self._partitions.committed(points)
 
-    def _commit_failed(self, error: Exception) -> None:
+    def _commit_failed(self, client: Client, error: Exception) -> None:
         """
         Say so, once for each kind of error in a row, and try again with what is finished by then.
         """
-        self._commits_at = monotonic() + max(self._options.commit_interval, 0.5)
-        if type(error) is not self._commit_fault and not isinstance(error, GroupError):
+        self._commits_at = monotonic() + max(self._options.commit_interval, _COMMIT_PAUSE)
+        if isinstance(error, UnavailableError) and not client.is_connected():
+            self._reporter.down(error, "the client goes on trying")
+        elif type(error) is not self._commit_fault and not isinstance(error, GroupError):
             self._commit_fault = type(error)
             self._reporter.error("a commit failed; what is finished is committed later, or delivered again", error)
 
@@ -300,12 +304,17 @@ class Consumer:
             client.seek(key, offset)
 
     def _look_at_connection(self, client: Client) -> None:
-        if not client.is_connected():
-            self._reporter.down(UnavailableError("no connection to any broker"), "the client goes on trying")
-        elif self._rebalances.has_joined:
-            self._reporter.up()
-            self._backoff.reset()
+        """
+        Say what has changed; the client itself says nothing when it loses a connection, or has one again.
+        """
+        was_missed, self._is_missed = self._is_missed, not client.is_connected()
+        if not self._is_missed:
+            if self._rebalances.has_joined:
+                self._reporter.up()
+                self._backoff.reset()
             self._look_for_topics(client)
+        elif was_missed:  # the first time it may just be changing to another one
+            self._reporter.down(UnavailableError("no connection to any broker"), "the client goes on trying")
 
     def _look_for_topics(self, client: Client) -> None:
         missing = client.unknown_topics()
@@ -338,7 +347,8 @@ class Consumer:
             records = client.poll(timeout, _MOST_POLLED)
             span.stop_metadata["count"] = sum(map(len, records.values()))
         self._polled_at = monotonic()
-        self._errors = 0
+        if self._errors:
+            self._errors, self._looks_at = 0, 0.0
         if records and self._is_receiving:
             with self._lock:
                 self._partitions.add(records)

@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import math
 import threading
-from datetime import datetime, timedelta, timezone
 from typing import Any, Callable, Dict, List, Optional
 
 from google.api_core import exceptions
 from google.cloud import pubsub_v1
+from google.cloud.pubsub_v1 import types
 from google.rpc.error_details_pb2 import ErrorInfo
 from grpc_status import rpc_status
 
 from ..common.polling_client import Action, Delivery, PollingClient, Refusal
+from .deliveries import to_delivery
 from .options import LONGEST_NACK, PubSubOptions
 
 SHORTEST_LEASE = 10.0
@@ -30,8 +31,6 @@ _PULL_TIMEOUT = 60.0
 _REQUEST_TIMEOUT = 10.0
 # The service takes requests of 512 KiB; an id costs up to three bytes more than its length.
 _MOST_BYTES, _BYTES_AROUND_ID = 500_000, 4
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 # What the service may have meant for a moment: worth another attempt, as Google's own clients have it.
 _TEMPORARY = (
@@ -59,6 +58,7 @@ class PubSubClient(PollingClient):
         self._request_timeout = min(_REQUEST_TIMEOUT, self._pull_timeout)
         # Whether groups matter: without ordering the service keeps no order that could be kept here.
         self._is_ordered = True
+        self._is_exactly_once = False
         # Guards the two fields below; never held during a call.
         self._mutex = threading.Lock()
         self._client: Any = None
@@ -69,7 +69,11 @@ class PubSubClient(PollingClient):
         Open a client and look up what the subscription promises.
         """
         self._reopen()
-        self._look_up()
+        try:
+            self._look_up()
+        except exceptions.GoogleAPICallError as error:
+            self._name(error)
+            raise
 
     def receive(self, count: int) -> List[Delivery]:
         """
@@ -79,11 +83,12 @@ class PubSubClient(PollingClient):
             self._reopen()
         try:
             return self._pull(count)
-        except BaseException:
+        except BaseException as error:
             # A gRPC channel has a back-off of its own, up to two minutes between attempts to connect, during which
             # every request fails at once. A new channel tries at once, so that ours is the only back-off; and its
             # credentials are read anew.
             self._is_stale = True
+            self._name(error)
             raise
 
     def settle(self, action: Action, handles: List[str]) -> List[Refusal]:
@@ -124,49 +129,70 @@ class PubSubClient(PollingClient):
         """
         Read the length of the lease and whether there is an order, as far as one may.
         """
+        found = self._find()
+        if found is not None:
+            self.lease = float(found.ack_deadline_seconds or SHORTEST_LEASE)
+            self._is_ordered = found.enable_message_ordering
+            self._is_exactly_once = found.enable_exactly_once_delivery
+
+    def _find(self) -> Any:
+        """
+        Return the subscription, None if one may not look at it.
+        """
         try:
-            found = self._client.get_subscription(
+            return self._client.get_subscription(
                 subscription=self._subscription, retry=None, timeout=self._request_timeout
             )
         except exceptions.PermissionDenied:  # roles/pubsub.subscriber may pull, but not look
-            return
-        self.lease = float(found.ack_deadline_seconds or SHORTEST_LEASE)
-        self._is_ordered = found.enable_message_ordering
+            return None
+
+    def _name(self, error: BaseException) -> None:
+        """
+        Put the subscription into the text of *error*: the service's own has its name only at times.
+        """
+        if isinstance(error, exceptions.GoogleAPICallError) and self._subscription not in str(error):
+            error.message = f"{self._subscription}: {error.message}"
 
     # Pulling.
 
     def _pull(self, count: int) -> List[Delivery]:
         try:
-            response = self._client.pull(
-                subscription=self._subscription, max_messages=count, retry=None, timeout=self._pull_timeout
-            )
+            request = types.PullRequest(subscription=self._subscription, max_messages=count)
+            response = self._client.pull(request=request, retry=None, timeout=self._pull_timeout)
         except exceptions.DeadlineExceeded:
             # Nothing came in time, or the connection hangs: whoever answers here is there.
-            self._look_up()
+            self._find()
             return []
-        is_ordered = self._is_ordered
-        # The plain protobuf message: proto-plus wraps each field at each look, which costs more than all of the rest.
-        return [to_delivery(received, is_ordered) for received in type(response).pb(response).received_messages]
+        messages = _plain(response).received_messages
+        deliveries = [to_delivery(received, self._is_ordered) for received in messages]
+        if self._is_exactly_once:
+            # Of a message that came again, the service takes nothing but the newest id.
+            for delivery in deliveries:
+                delivery.identity = delivery.metadata["message_id"] or None
+        return deliveries
 
     # Settling.
 
     def _request(self, action: Action) -> Callable[[List[str]], None]:
         name, seconds = action
-        client, subscription, timeout = self._client, self._subscription, self._request_timeout
+        client, timeout = self._client, self._request_timeout
 
         def acknowledge(handles: List[str]) -> None:
-            client.acknowledge(subscription=subscription, ack_ids=handles, retry=None, timeout=timeout)
+            request = self._fill(types.AcknowledgeRequest(), handles)
+            client.acknowledge(request=request, retry=None, timeout=timeout)
 
         def modify(handles: List[str]) -> None:
-            client.modify_ack_deadline(
-                subscription=subscription,
-                ack_ids=handles,
-                ack_deadline_seconds=min(math.ceil(seconds), LONGEST_NACK),
-                retry=None,
-                timeout=timeout,
-            )
+            deadline = min(math.ceil(seconds), LONGEST_NACK)
+            request = self._fill(types.ModifyAckDeadlineRequest(ack_deadline_seconds=deadline), handles)
+            client.modify_ack_deadline(request=request, retry=None, timeout=timeout)
 
         return acknowledge if name == "ack" else modify
+
+    def _fill(self, request: Any, handles: List[str]) -> Any:
+        plain = _plain(request)
+        plain.subscription = self._subscription
+        plain.ack_ids.extend(handles)
+        return request
 
     def _send(self, request: Callable[[List[str]], None], handles: List[str]) -> List[Refusal]:
         if len(handles) > 1 and _size(handles) > _MOST_BYTES:
@@ -204,29 +230,11 @@ def open_client(options: PubSubOptions) -> Any:
     return pubsub_v1.SubscriberClient(credentials=options.credentials, client_options=client_options)
 
 
-def to_delivery(received: Any, is_ordered: bool) -> Delivery:
+def _plain(message: Any) -> Any:
     """
-    Return a received message.
-
-    Data that is missing is ``b""``: in gRPC's encoding the two are the same. (Broadway, which speaks JSON, gives nil.)
+    Return the protobuf message in one of proto-plus, which wraps each field at each look, at several times the cost.
     """
-    message = received.message
-    attributes, key = message.attributes, message.ordering_key
-    metadata = {
-        "attributes": {name: attributes[name] for name in attributes},  # dict() is slower for protobuf's maps
-        "delivery_attempt": received.delivery_attempt or None,  # 0 without a dead letter policy
-        "message_id": message.message_id,
-        "ordering_key": key,
-        "publish_time": _to_datetime(message.publish_time) if message.HasField("publish_time") else None,
-    }
-    return Delivery(received.ack_id, message.data, metadata, key if key and is_ordered else None)
-
-
-def _to_datetime(timestamp: Any) -> Optional[datetime]:
-    try:
-        return _EPOCH + timedelta(0, timestamp.seconds, timestamp.nanos // 1000)
-    except OverflowError:  # no date: one message must not cost the others of the pull
-        return None
+    return type(message).pb(message)
 
 
 def _size(handles: List[str]) -> int:

@@ -4,7 +4,8 @@ What becomes of finished messages, and how that is handed to the connection.
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Mapping, Tuple
+from operator import attrgetter
+from typing import Any, Callable, Dict, List, Mapping, Tuple
 
 import attrs
 
@@ -57,12 +58,8 @@ class RabbitMQAcknowledger(Acknowledger):
         Hand over what becomes of these messages.
         """
         lots: Dict[str, List[int]] = {}
-        for message in successful:
-            tag, redelivered, choice = message.acknowledger[2]
-            _add(lots, choice.on_success, tag, redelivered)
-        for message in failed:
-            tag, redelivered, choice = message.acknowledger[2]
-            _add(lots, choice.on_failure, tag, redelivered)
+        _add(lots, successful, _on_success)
+        _add(lots, failed, _on_failure)
         ack_ref.finish(list(lots.items()))
 
     def configure(self, ack_ref: Any, ack_data: AckData, options: Mapping[str, Any]) -> AckData:
@@ -76,13 +73,16 @@ class RabbitMQAcknowledger(Acknowledger):
         return tag, redelivered, choice.merged(options)
 
 
-def _add(lots: Dict[str, List[int]], outcome: str, tag: int, redelivered: bool) -> None:
-    if outcome == REQUEUE_ONCE:
-        outcome = REJECT if redelivered else REQUEUE
-    try:
-        lots[outcome].append(tag)
-    except KeyError:
-        lots[outcome] = [tag]
+_on_success, _on_failure = attrgetter("on_success"), attrgetter("on_failure")
+
+
+def _add(lots: Dict[str, List[int]], messages: List[Message], chosen: Callable[[Choice], str]) -> None:
+    for message in messages:
+        tag, redelivered, choice = message.acknowledger[2]
+        outcome = chosen(choice)
+        if outcome == REQUEUE_ONCE:
+            outcome = REJECT if redelivered else REQUEUE
+        lots.setdefault(outcome, []).append(tag)
 
 
 ACKNOWLEDGER = RabbitMQAcknowledger()

@@ -1,112 +1,20 @@
 """
-The seam: everything that is said to pika is said here, and a test may put something else in its place.
+pika in the place of a ``link.Client``: the only module that imports it, and not before a pipeline is made.
 
 pika's ``BlockingConnection`` belongs to one thread, does nothing at all between two calls, and waits for the broker
-without a limit. Hence everything here is called on the connection's own thread, except :meth:`Link.wake` and
-:meth:`Link.abort`.
+without a limit.
 """
 
 from __future__ import annotations
 
 import contextlib
-import copy
-import ssl
-from typing import Any, Callable, Iterable, List, Protocol, Set, Tuple
+from typing import Any, Callable, Iterable, List, Set
 
 from ...errors import ConfigurationError, ConnectorError
-from .options import ACK, REQUEUE, ConnectionOptions, RabbitMQOptions, SslOptions
+from .link import ConsumerCancelledError, Delivery, Link, OnDelivery
+from .options import ACK, REQUEUE, RabbitMQOptions
+from .parameters import parse, to_parameters
 from .tags import Frame
-
-Delivery = Tuple[Any, Any, bytes]
-"""``(method, properties, body)``, as pika has them."""
-
-OnDelivery = Callable[[Any, Any, Any, bytes], None]
-"""``on_delivery(channel, method, properties, body)``."""
-
-
-class ConsumerCancelledError(ConnectorError):
-    """
-    The broker cancelled the consumer: its queue was deleted, or moved to another node.
-    """
-
-
-class Link(Protocol):
-    """
-    One connection with one channel and one consumer.
-    """
-
-    is_shared: bool
-    """Whether somebody else consumes from the channel."""
-
-    def set_up(self) -> None:
-        """
-        Open the channel, restore everything that the broker forgets with it, and begin to consume.
-
-        Raises:
-            Exception: Something of that failed.
-        """
-
-    def run(self) -> None:
-        """
-        Read, write and wait, until something was delivered or :meth:`wake` was called.
-
-        Raises:
-            Exception: The connection, the channel or the consumer is gone.
-        """
-
-    def settle(self, frames: Iterable[Frame]) -> None:
-        """
-        Send these frames, at the latest with the next :meth:`run`.
-        """
-
-    def cancel(self) -> List[Delivery]:
-        """
-        Stop the deliveries; return what had been received and not delivered (with ``no_ack``; else it is requeued).
-        """
-
-    def consume(self) -> None:
-        """
-        Begin the deliveries, again.
-        """
-
-    def close(self, patience: float) -> None:
-        """
-        Say good-bye to the broker, for at most so many seconds. Does not raise.
-        """
-
-    def wake(self) -> None:
-        """
-        End the present or the next :meth:`run`. Thread-safe. Does not raise.
-        """
-
-    def abort(self) -> None:
-        """
-        Cut the connection, so that every call fails at once. Thread-safe. Does not raise.
-        """
-
-
-class Client(Protocol):
-    """
-    What opens links.
-    """
-
-    def check(self, options: RabbitMQOptions) -> None:
-        """
-        Check what can be checked without a broker.
-
-        Raises:
-            ConfigurationError: An address cannot be read, or the client library is missing.
-        """
-
-    def connect(self, options: RabbitMQOptions, name: str, on_delivery: OnDelivery, say: Callable[[str], None]) -> Link:
-        """
-        Connect and log in.
-
-        Args:
-            name: Of the connection, unless the options have one.
-            on_delivery: Called from within ``run``.
-            say: Takes a warning for the log.
-        """
 
 
 class PikaClient:
@@ -118,21 +26,21 @@ class PikaClient:
         """
         See :meth:`Client.check`.
         """
+        pika = _pika()
         for address in options.connection:
             if isinstance(address, str):
-                _parse(address)
-        _pika()
+                parse(pika, address)
 
     def connect(self, options: RabbitMQOptions, name: str, on_delivery: OnDelivery, say: Callable[[str], None]) -> Link:
         """
         See :meth:`Client.connect`.
         """
-        parameters = [to_parameters(address, options.name or name) for address in options.connection]
-        return PikaLink(_connect(parameters), options, on_delivery, say)
+        pika = _pika()
+        parameters = [to_parameters(pika, address, options.name or name) for address in options.connection]
+        return PikaLink(_connect(pika, parameters), options, on_delivery, say)
 
 
-def _connect(parameters: List[Any]) -> Any:
-    pika = _pika()
+def _connect(pika: Any, parameters: List[Any]) -> Any:
     try:
         return pika.BlockingConnection(parameters)
     except pika.exceptions.AMQPConnectionError as error:
@@ -306,78 +214,6 @@ def _declare(channel: Any, options: RabbitMQOptions) -> str:
     return str(declared.method.queue)
 
 
-def to_parameters(address: Any, name: str) -> Any:
-    """
-    Return the parameters of pika for one address, with *name* as the name of the connection unless it has one.
-    """
-    if isinstance(address, str):
-        parameters = _parse(address)
-    elif isinstance(address, ConnectionOptions):
-        parameters = _from_options(address)
-    else:
-        parameters = copy.copy(address)  # the user's: not to be changed
-    parameters.client_properties = {"connection_name": name, **(parameters.client_properties or {})}
-    return parameters
-
-
-def _parse(url: str) -> Any:
-    try:
-        return _pika().URLParameters(url)
-    except ConfigurationError:
-        raise
-    except Exception as error:  # its text may quote a part of the password
-        kind = type(error).__name__
-    raise ConfigurationError(
-        f"producer.module.connection: pika cannot read the URL ({kind}); expected "
-        "amqp://user:password@host:port/virtual_host, with special characters quoted as in %2F"
-    )
-
-
-def _from_options(options: ConnectionOptions) -> Any:
-    pika = _pika()
-    given = {
-        "port": options.port,
-        "ssl_options": _ssl(options),
-        "channel_max": options.channel_max,
-        "frame_max": options.frame_max,
-    }
-    return pika.ConnectionParameters(
-        host=options.host,
-        virtual_host=options.virtual_host,
-        credentials=pika.PlainCredentials(options.username, options.password),
-        heartbeat=options.heartbeat,
-        socket_timeout=options.connection_timeout,
-        stack_timeout=options.connection_timeout,
-        blocked_connection_timeout=options.blocked_connection_timeout,
-        client_properties=dict(options.client_properties),
-        **{key: value for key, value in given.items() if value is not None},
-    )
-
-
-def _ssl(options: ConnectionOptions) -> Any:
-    if not options.ssl:
-        return None
-    context, server_hostname = options.ssl, options.host
-    if isinstance(context, SslOptions):
-        server_hostname = context.server_hostname or server_hostname
-        context = _to_context(context)
-    elif context is True:
-        context = ssl.create_default_context()
-    return _pika().SSLOptions(context, server_hostname)
-
-
-def _to_context(options: SslOptions) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=options.cafile)
-        if options.certfile is not None:
-            context.load_cert_chain(options.certfile, options.keyfile, options.password)
-    except OSError as error:  # which does not say what file it is about
-        files = ", ".join(filter(None, (options.cafile, options.certfile, options.keyfile)))
-        raise ConnectorError(f"connection.ssl: cannot use {files}: {error}") from error
-    context.check_hostname = options.check_hostname
-    return context
-
-
 def _blocked(frame: Any) -> str:
     return (
         f"the broker blocks the connection ({frame.method.reason}): acknowledgements may wait until it has room again"
@@ -390,35 +226,13 @@ def _nothing() -> None:
 
 def _pika() -> Any:
     try:
+        # The codec of host names, which Python imports at the first connect, on a thread: a process that forks at that
+        # moment would have a child that waits for the import for ever. This comes before any thread.
+        import encodings.idna  # noqa: F401
+
         import pika
     except ImportError:
         raise ConfigurationError(
             "producer.module: RabbitMQProducer needs pika, which is not installed: pip install broadway_sync[rabbitmq]"
         ) from None
     return pika
-
-
-_ADVICE = {
-    403: "check user, password and the user's permissions",
-    404: "create it, or set declare or bindings",
-    405: "the queue is exclusive to another connection",
-    530: "check virtual_host and the user's permissions",
-}
-
-
-def advice(error: BaseException) -> str:
-    """
-    Return what may help against *error*, or nothing.
-    """
-    code, text = getattr(error, "reply_code", None), str(error)
-    if code == 406 and "timeout" in text:
-        return "a message took longer than the broker's consumer_timeout; it is delivered again"
-    if code == 406 and "unknown delivery tag" in text:
-        return "somebody else acknowledged on this channel"
-    if code == 406 and "inequivalent arg" in text:
-        return "declare contradicts what is there"
-    if type(error).__name__ in ("ProbableAuthenticationError", "AuthenticationError"):
-        return _ADVICE[403]
-    if type(error).__name__ == "ProbableAccessDeniedError":
-        return _ADVICE[530]
-    return _ADVICE.get(code, "") if isinstance(code, int) else ""

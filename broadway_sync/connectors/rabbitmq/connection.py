@@ -18,7 +18,7 @@ from ...runtime.stage_thread import StageThread, current_owner
 from ...runtime.wait_list import Latch, WaitList
 from ..common.events import ACKNOWLEDGE, CONNECT
 from ..common.reporter import Reporter, describe
-from .client import Client, advice
+from .link import Client, advice
 from .options import REQUEUE, RabbitMQOptions, merge
 from .session import Session, Waiting, count
 from .tags import Frame, Lot

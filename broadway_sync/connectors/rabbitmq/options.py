@@ -14,25 +14,23 @@ import attrs
 
 from ...errors import ConfigurationError
 from ...log import safe_repr
-from ...masking import mask
 from ...rules import (
     boolean,
     build,
     construct,
     int_from_zero,
     is_int,
-    mapping,
     mistake,
     non_empty_str,
     one_of,
     option,
     optional,
     positive_int,
-    positive_seconds,
     rule,
     takes,
 )
 from ..common.options import BackoffOptions
+from .address import any_str, arguments, shown, to_connections
 
 ACK = "ack"
 REJECT = "reject"
@@ -52,14 +50,7 @@ METADATA_KEYS = (*FROM_METHOD, *FROM_PROPERTIES, "persistent")
 MAX_PREFETCH = 65535
 """The protocol's limit."""
 
-_str = rule(lambda value: isinstance(value, str), "a str")
 _prefetch = rule(lambda value: is_int(value, 0) and value <= MAX_PREFETCH, f"an int from 0 to {MAX_PREFETCH}")
-_heartbeat = rule(lambda value: is_int(value, 0) and value <= 65535, "whole seconds from 0 (none) to 65535")
-_port = rule(lambda value: is_int(value, 1) and value <= 65535, "an int from 1 to 65535")
-
-
-def _arguments(doc: str) -> Any:
-    return option(attrs.Factory(dict), mapping, doc)
 
 
 @attrs.frozen(kw_only=True)
@@ -84,7 +75,7 @@ class DeclareOptions:
     durable: bool = option(False, boolean, "the queue survives a restart of the broker")
     exclusive: bool = option(False, boolean, "only this connection may use the queue, which goes with it")
     auto_delete: bool = option(False, boolean, "the queue goes with its last consumer")
-    arguments: Mapping[str, Any] = _arguments('arguments of the queue, such as {"x-queue-type": "quorum"}')
+    arguments: Mapping[str, Any] = arguments('arguments of the queue, such as {"x-queue-type": "quorum"}')
 
 
 @attrs.frozen(kw_only=True)
@@ -93,10 +84,10 @@ class ConsumeOptions:
     How the queue is consumed.
     """
 
-    consumer_tag: str = option("", _str, "the consumer's name; the default is one made by the client")
+    consumer_tag: str = option("", any_str, "the consumer's name; the default is one made by the client")
     no_ack: bool = option(False, boolean, "the broker forgets messages as it sends them: at most once")
     exclusive: bool = option(False, boolean, "no other consumer on the queue")
-    arguments: Mapping[str, Any] = _arguments('arguments of the consumer, such as {"x-priority": 10}')
+    arguments: Mapping[str, Any] = arguments('arguments of the consumer, such as {"x-priority": 10}')
 
 
 @attrs.frozen(kw_only=True)
@@ -105,88 +96,8 @@ class BindingOptions:
     One binding of the queue to an exchange.
     """
 
-    routing_key: str = option("", _str, "the routing key")
-    arguments: Mapping[str, Any] = _arguments("arguments of the binding")
-
-
-@attrs.frozen(kw_only=True)
-class SslOptions:
-    """
-    TLS by files, which are read at each connect.
-    """
-
-    cafile: Optional[str] = option(None, optional(non_empty_str), "certificates to trust (default: the system's)")
-    certfile: Optional[str] = option(None, optional(non_empty_str), "our certificate")
-    keyfile: Optional[str] = option(None, optional(non_empty_str), "its key, unless it is in certfile")
-    password: Optional[str] = attrs.field(
-        default=None, validator=optional(_str), repr=False, metadata={"doc": "the key's password"}
-    )
-    server_hostname: Optional[str] = option(
-        None, optional(non_empty_str), "the name in the broker's certificate (default: host)"
-    )
-    check_hostname: bool = option(True, boolean, "whether that name is checked")
-
-
-def _to_ssl(value: Any) -> Any:
-    return build(SslOptions, value, "ssl") if isinstance(value, Mapping) else value
-
-
-def _is_ssl(value: Any) -> bool:
-    return value is None or isinstance(value, (bool, SslOptions)) or hasattr(value, "wrap_socket")
-
-
-@attrs.frozen(kw_only=True)
-class ConnectionOptions:
-    """
-    Where the broker is, and how to log in.
-    """
-
-    host: str = option("localhost", non_empty_str, "name or address")
-    port: Optional[int] = option(None, optional(_port), "default: 5672, with TLS 5671")
-    virtual_host: str = option("/", non_empty_str, "the virtual host")
-    username: str = option("guest", _str, "the user")
-    password: str = attrs.field(default="guest", validator=_str, repr=False, metadata={"doc": "the user's password"})
-    ssl: Any = option(
-        None,
-        rule(_is_ssl, "True, a mapping of cafile, certfile, keyfile and others, or an ssl.SSLContext"),
-        "TLS: True, a mapping of files, or an ssl.SSLContext",
-        _to_ssl,
-    )
-    heartbeat: Optional[int] = option(None, optional(_heartbeat), "whole seconds; default: what the broker proposes")
-    connection_timeout: float = option(10.0, positive_seconds, "how long one attempt to connect may take, seconds")
-    blocked_connection_timeout: Optional[float] = option(
-        None, optional(positive_seconds), "give up a connection that the broker blocks for so long, seconds"
-    )
-    channel_max: Optional[int] = option(None, optional(positive_int), "the most channels")
-    frame_max: Optional[int] = option(None, optional(positive_int), "the largest frame, bytes")
-    client_properties: Mapping[str, Any] = _arguments("what the management page shows about this client")
-
-
-def to_connection(value: Any) -> Any:
-    """
-    Return one address: a URL as it is, a mapping as :class:`ConnectionOptions`, parameters of pika as they are.
-    """
-    if isinstance(value, Mapping):
-        return build(ConnectionOptions, value, "connection")
-    if isinstance(value, str) and not value.startswith(("amqp://", "amqps://")):
-        raise mistake("connection", f"expected a URL that begins with amqp:// or amqps://, got: {_shown(value)}")
-    if not isinstance(value, (str, ConnectionOptions)) and not hasattr(value, "virtual_host"):
-        raise mistake("connection", f"{_CONNECTION}, got: {_shown(value)}")
-    return value
-
-
-_CONNECTION = "expected an AMQP URL, a mapping, pika.connection.Parameters, or a list of these"
-
-
-def _shown(value: Any) -> str:
-    return safe_repr(mask(value))
-
-
-def _to_connections(value: Any) -> Tuple[Any, ...]:
-    values = value if isinstance(value, (list, tuple)) else [value]
-    if not values:
-        raise mistake("connection", f"{_CONNECTION}, got: {safe_repr(value)}")
-    return tuple(to_connection(one) for one in values)
+    routing_key: str = option("", any_str, "the routing key")
+    arguments: Mapping[str, Any] = arguments("arguments of the binding")
 
 
 def _to_qos(value: Any) -> QosOptions:
@@ -229,14 +140,14 @@ class RabbitMQOptions(BackoffOptions):
     All options of the producer.
     """
 
-    queue: str = option(attrs.NOTHING, _str, 'the queue; "" for one that the broker names, which needs declare')
+    queue: str = option(attrs.NOTHING, any_str, 'the queue; "" for one that the broker names, which needs declare')
     on_failure: str = option(
         attrs.NOTHING, one_of(*OUTCOMES), f"what becomes of failed messages, one of {', '.join(map(repr, OUTCOMES))}"
     )
     on_success: str = option(ACK, one_of(*OUTCOMES), "what becomes of the others")
     connection: Tuple[Any, ...] = attrs.field(
         default={},
-        converter=_to_connections,
+        converter=to_connections,
         repr=False,
         metadata={"doc": "AMQP URL, mapping, pika parameters, or a list of these, tried in turn (default: localhost)"},
     )
@@ -322,7 +233,7 @@ def merge(options: RabbitMQOptions, given: Dict[str, Any], index: int) -> Rabbit
         return options
     more = options.merge_options(index)
     if not isinstance(more, Mapping):
-        raise ConfigurationError(f"producer.module.merge_options: expected it to return a mapping, got: {_shown(more)}")
+        raise ConfigurationError(f"producer.module.merge_options: expected it to return a mapping, got: {shown(more)}")
     for name in more:
         if name not in MERGEABLE:
             raise ConfigurationError(

@@ -10,7 +10,7 @@ from typing import Any, Callable, Deque, List, Tuple
 from ...acknowledger import NoopAcknowledger
 from ...message import Message
 from .acknowledger import ACKNOWLEDGER, Choice
-from .client import Link, OnDelivery
+from .link import Link, OnDelivery
 from .messages import metadata_reader
 from .options import RabbitMQOptions
 from .tags import Frame, Lot, Tags

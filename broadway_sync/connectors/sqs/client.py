@@ -58,6 +58,10 @@ def require() -> Any:
         ConfigurationError: It is not installed.
     """
     try:
+        # Looking a host up imports this codec at its first use. A process that forks just then has a child in which
+        # every connection waits for the import lock for ever; so it is imported before there is any thread.
+        import encodings.idna  # noqa: F401
+
         import boto3
     except ImportError as error:
         raise ConfigurationError(

@@ -12,19 +12,20 @@ from ...errors import ConnectorError
 _NO_CREDENTIALS = {"CredentialRetrievalError", "NoCredentialsError", "PartialCredentialsError", "ProfileNotFound"}
 # Classes of what it raises when a connection cannot be made, breaks, or stays silent.
 _NO_ANSWER = {"ConnectionError", "HTTPClientError", "IncompleteReadError", "OSError"}
-# Codes that the service answers with; newer versions of the protocol leave out the prefix "AWS.SimpleQueueService.".
+# Codes that the service answers with, without what they begin ("AWS.SimpleQueueService.") or end with ("Exception") in
+# one version of its protocol or another.
+_DENIED = "AccessDenied"
 _CREDENTIALS = {
-    "AccessDenied", "AccessDeniedException", "ExpiredToken", "ExpiredTokenException", "IncompleteSignature",
-    "InvalidAccessKeyId", "InvalidClientTokenId", "InvalidSecurity", "MissingAuthenticationToken", "NotAuthorized",
-    "OptInRequired", "SignatureDoesNotMatch", "UnrecognizedClientException",
+    _DENIED, "ExpiredToken", "IncompleteSignature", "InvalidAccessKeyId", "InvalidClientTokenId", "InvalidSecurity",
+    "InvalidSignature", "MissingAuthenticationToken", "NotAuthorized", "OptInRequired", "SignatureDoesNotMatch",
+    "UnrecognizedClient",
 }  # fmt: skip
-_DENIED = {"AccessDenied", "AccessDeniedException"}
+_MISSING = {"NonExistentQueue", "QueueDoesNotExist", "QueueDeletedRecently"}
 # Of the service itself, or of the one that keeps its keys: they pass, though some are called the fault of the sender.
 _PASSING = {
     "InternalError", "InternalFailure", "KmsThrottled", "RequestThrottled", "ServiceUnavailable", "Throttling",
-    "ThrottlingException", "TooManyRequestsException",
+    "TooManyRequests",
 }  # fmt: skip
-_MISSING = {"NonExistentQueue", "QueueDoesNotExist", "QueueDeletedRecently"}
 
 
 class UnreachableError(ConnectorError):
@@ -84,22 +85,27 @@ def explain(error: BaseException, queue_url: str) -> ConnectorError:
 
 def code_of(error: BaseException) -> str:
     """
-    Return the code of an error that the service answered with, without its prefix; empty for any other error.
+    Return the code of an error that the service answered with, in its short form; empty for any other error.
     """
     response = getattr(error, "response", None)
     code = response.get("Error", {}).get("Code") if isinstance(response, Mapping) else None
-    return str(code).split(".")[-1] if code else ""
+    return _shorten(str(code)) if code else ""
+
+
+def _shorten(code: str) -> str:
+    name = code.split(".")[-1]
+    return name[: -len("Exception")] if name.endswith("Exception") else name
 
 
 def is_denied(error: BaseException) -> bool:
     """
     Whether the service says that these credentials may not do this, or not read this.
     """
-    return code_of(error) in _DENIED
+    return code_of(error) == _DENIED
 
 
 def is_passing(code: str) -> bool:
     """
     Whether what the service says with *code* may be gone at the next attempt.
     """
-    return code.split(".")[-1] in _PASSING
+    return _shorten(code) in _PASSING

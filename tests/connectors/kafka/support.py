@@ -13,7 +13,7 @@ from broadway_sync import Message, Pipeline
 from broadway_sync.connectors.kafka import KafkaProducer
 from tests.helpers import BOUND, SCALE, eventually, unique_name
 
-FAST_GROUP = {"session_timeout_seconds": 6.0, "heartbeat_rate_seconds": 0.3, "rejoin_delay_seconds": 0.1}
+FAST_GROUP = {"session_timeout_seconds": 4.0 * SCALE, "heartbeat_rate_seconds": 0.3, "rejoin_delay_seconds": 0.1}
 """Settings under which a rebalance is noticed soon, and a member that was killed is missed soon."""
 
 LONG = 4 * BOUND

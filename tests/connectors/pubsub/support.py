@@ -21,7 +21,7 @@ LONG = 30.0 * SCALE
 LEASE = 2
 """Seconds: the emulator takes acknowledgement deadlines below ten, Google's service does not."""
 
-QUICK: dict[str, Any] = {"receive_timeout": 2.0, "receive_interval": 0.05, "backoff_min": 0.05, "backoff_max": 0.3}
+QUICK: dict[str, Any] = {"receive_timeout": 1.5, "receive_interval": 0.05, "backoff_min": 0.05, "backoff_max": 0.3}
 """Options with which faults pass quickly. The emulator answers an empty pull a second before the time is over."""
 
 

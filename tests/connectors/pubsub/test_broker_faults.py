@@ -464,9 +464,9 @@ def test_extension_fails_once(
 @pytest.mark.parametrize(
     ("error", "text"),
     [
-        ("Unauthenticated", "401 Request had invalid authentication credentials."),
-        ("PermissionDenied", "403 User not authorized to perform this action."),
-        ("NotFound", "404 Resource not found (resource=orders)."),
+        ("Unauthenticated", "401 {}: Request had invalid authentication credentials."),
+        ("PermissionDenied", "403 {}: User not authorized to perform this action."),
+        ("NotFound", "404 {}: Resource not found (resource=orders)."),
     ],
 )
 def test_no_rights(
@@ -487,15 +487,15 @@ def test_no_rights(
 
     kind = getattr(exceptions, error)
     attempts = hear(RECEIVE + ("exception",), CONNECT + ("exception",))
-    failing.times(1, "get_subscription", kind(text[4:]))
-    failing.times(3, "pull", kind(text[4:]))
+    failing.times(1, "get_subscription", kind(text[8:]))
+    failing.times(3, "pull", kind(text[8:]))
     emulator.publish(topic, ["a"])
     recorder = Recorder()
     start(subscription, recorder)
     recorder.wait_for_data(["a"])
     said = failures(caplog, "no connection")
     assert len(said) in (1, 2)  # refused when connecting, and again when pulling, if connecting succeeded in between
-    assert all(f"no connection: {error}: {text}" in line for line in said)
+    assert all(f"no connection: {error}: {text.format(subscription)}" in line for line in said)
     assert len(attempts.events) in (3, 4)
 
 

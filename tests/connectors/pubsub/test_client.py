@@ -22,7 +22,8 @@ from google.rpc.status_pb2 import Status
 
 from broadway_sync.connectors.common.polling_client import Refusal
 from broadway_sync.connectors.pubsub import client as seam
-from broadway_sync.connectors.pubsub.client import PubSubClient, read_refusals, to_delivery
+from broadway_sync.connectors.pubsub.client import PubSubClient, read_refusals
+from broadway_sync.connectors.pubsub.deliveries import to_delivery
 from broadway_sync.connectors.pubsub.options import PubSubOptions
 
 NAME = "projects/acme/subscriptions/orders"
@@ -212,6 +213,9 @@ class Service:
 
     def __getattr__(self, name: str) -> Any:
         def call(**request: Any) -> Any:
+            fields = request.pop("request", None)
+            if fields is not None:
+                request = {**type(fields).to_dict(fields), **request}
             self.requests.append((name, request))
             return self.answer(name, request)
 
@@ -250,12 +254,23 @@ def services(monkeypatch: pytest.MonkeyPatch) -> list[Service]:
     return opened
 
 
-def connected(services: list[Service], lease: int = 20, is_ordered: bool = False, **options: Any) -> PubSubClient:
+def promised(lease: int = 20, is_ordered: bool = False, is_exactly_once: bool = False) -> Any:
+    """
+    Return a subscription.
+    """
+    return types.SimpleNamespace(
+        ack_deadline_seconds=lease, enable_message_ordering=is_ordered, enable_exactly_once_delivery=is_exactly_once
+    )
+
+
+def connected(
+    services: list[Service], lease: int = 20, is_ordered: bool = False, is_exactly_once: bool = False, **options: Any
+) -> PubSubClient:
     """
     Return a client whose subscription promises that much.
     """
-    promised = types.SimpleNamespace(ack_deadline_seconds=lease, enable_message_ordering=is_ordered)
-    services[0].answer = lambda name, request: promised
+    found = promised(lease, is_ordered, is_exactly_once)
+    services[0].answer = lambda name, request: found
     made = PubSubClient(PubSubOptions(subscription=NAME, **options))
     made.connect()
     return made
@@ -296,11 +311,10 @@ def test_connect_fails_with_the_error_of_the_service(services: list[Service]) ->
     """
     made = PubSubClient(PubSubOptions(subscription=NAME))
     services[0].answer = raising(exceptions.NotFound("Resource not found (resource=orders)."))
-    with pytest.raises(exceptions.NotFound):
+    with pytest.raises(exceptions.NotFound) as caught:
         made.connect()
-    services[0].answer = lambda name, request: types.SimpleNamespace(
-        ack_deadline_seconds=30, enable_message_ordering=False
-    )
+    assert str(caught.value) == f"404 {NAME}: Resource not found (resource=orders)."
+    services[0].answer = lambda name, request: promised(30)
     made.connect()
     assert (made.lease, services[0].closed, services[1].closed) == (30.0, 1, 0)
     made.close()
@@ -317,6 +331,7 @@ def test_receive_timeout(services: list[Service], timeout: Any, expected: float)
     services[0].answer = lambda name, request: response
     assert made.receive(5) == []
     (request,) = services[0].sent("pull")
+    assert request.pop("return_immediately") is False
     assert request == {"subscription": NAME, "max_messages": 5, "retry": None, "timeout": expected}
     made.settle(("ack", 0.0), ["a"])
     assert services[0].sent("acknowledge")[0]["timeout"] == min(10.0, expected)
@@ -331,11 +346,12 @@ def test_an_idle_subscription_is_no_error(services: list[Service]) -> None:
     def answer(name: str, request: Any) -> Any:
         if name == "pull":
             raise exceptions.DeadlineExceeded("Deadline Exceeded")
-        return types.SimpleNamespace(ack_deadline_seconds=45, enable_message_ordering=False)
+        return promised(45)
 
     services[0].answer = answer
     assert made.receive(5) == []
-    assert (len(services), made.lease) == (1, 45.0)
+    # The leases of what is in the pipeline go by what was promised first.
+    assert (len(services), made.lease) == (1, 20.0)
 
 
 def test_a_service_that_hangs_is_an_error(services: list[Service]) -> None:
@@ -344,8 +360,25 @@ def test_a_service_that_hangs_is_an_error(services: list[Service]) -> None:
     """
     made = connected(services)
     services[0].answer = raising(exceptions.DeadlineExceeded("Deadline Exceeded"))
-    with pytest.raises(exceptions.DeadlineExceeded):
+    with pytest.raises(exceptions.DeadlineExceeded) as caught:
         made.receive(5)
+    assert str(caught.value) == f"504 {NAME}: Deadline Exceeded"
+
+
+@pytest.mark.parametrize(("is_exactly_once", "identity"), [(True, "17"), (False, None)])
+def test_copies_are_known_where_old_ids_are_refused(
+    services: list[Service], is_exactly_once: bool, identity: Any
+) -> None:
+    """
+    An exactly-once subscription takes only the newest id of a message; elsewhere any will do.
+    """
+    made = connected(services, is_exactly_once=is_exactly_once)
+    response = PullResponse()
+    one = PullResponse.pb(response).received_messages.add(ack_id="a1")
+    one.message.message_id = "17"
+    services[0].answer = lambda name, request: response
+    (delivery,) = made.receive(5)
+    assert delivery.identity == identity
 
 
 def test_after_a_failure_the_next_pull_has_a_new_channel(services: list[Service]) -> None:

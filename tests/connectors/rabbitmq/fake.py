@@ -31,6 +31,7 @@ class FakeLink:
         self.wakes = 0
         self.calls: List[Any] = []
         self.frames: List[Tuple[str, int, bool]] = []
+        self.before_settle: Callable[[], Any] = lambda: None
         self.settle_errors: List[BaseException] = []
         self.cancel_gate: Any = None
         self.on_delivery = on_delivery
@@ -93,6 +94,7 @@ class FakeLink:
         """
         assert threading.current_thread().name == self.thread
         assert not self.is_closed.is_set()
+        self.before_settle()
         if self.settle_errors:
             raise self.settle_errors.pop()
         self.calls.append("settle")

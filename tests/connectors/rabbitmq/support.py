@@ -85,10 +85,18 @@ class Seen:
 
 def wait_until_empty(rabbitmq: Any, queue: str) -> None:
     """
-    Wait until no message of the queue is ready, or with a consumer.
+    Wait until no message of the queue is ready, or with a consumer. It takes a second; see also :func:`assert_settled`.
     """
     eventually(lambda: rabbitmq.ready_count(queue) == 0, f"queue {queue} has no message ready")
     eventually(lambda: rabbitmq.counts(queue) == (0, 0), f"queue {queue} has no message unacknowledged")
+
+
+def assert_settled(rabbitmq: Any, queue: str) -> None:
+    """
+    Fail if the broker has a message that was not acknowledged: after the end of the pipeline it is ready again.
+    """
+    assert rabbitmq.consumer_count(queue) == 0
+    assert rabbitmq.ready_count(queue) == 0
 
 
 def wait_until_consuming(rabbitmq: Any, queue: str, consumers: int = 1) -> None:

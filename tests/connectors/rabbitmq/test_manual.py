@@ -11,7 +11,7 @@ from typing import Any
 
 import attrs
 
-from broadway_sync.connectors.rabbitmq import options
+from broadway_sync.connectors.rabbitmq import address, options
 from tests.helpers import eventually
 
 DOCS = Path(__file__).resolve().parents[3] / "docs"
@@ -24,9 +24,12 @@ def test_page_has_every_option() -> None:
     """
     page = PAGE.read_text(encoding="utf-8")
     classes = {
-        name for name, value in vars(options).items() if attrs.has(value) and value.__module__ == options.__name__
+        (module.__name__, name)
+        for module in (options, address)
+        for name, value in vars(module).items()
+        if attrs.has(value) and value.__module__ == module.__name__
     }
-    assert set(re.findall(r"options-table:: broadway_sync.connectors.rabbitmq.options (\w+)", page)) == classes
+    assert set(re.findall(r"options-table:: (\S+) (\w+)", page)) == classes
     assert [key for key in options.METADATA_KEYS if f"``{key}``" not in page] == []
 
 

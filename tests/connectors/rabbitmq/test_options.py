@@ -11,10 +11,12 @@ from typing import Any
 import pika
 import pytest
 
-from broadway_sync import ConfigurationError
+from broadway_sync import ConfigurationError, ConnectorError
 from broadway_sync.connectors.rabbitmq import RabbitMQProducer
-from broadway_sync.connectors.rabbitmq.client import PikaClient, to_parameters
-from broadway_sync.connectors.rabbitmq.options import ConnectionOptions, RabbitMQOptions, merge, to_connection
+from broadway_sync.connectors.rabbitmq import parameters as parameters_module
+from broadway_sync.connectors.rabbitmq.address import ConnectionOptions, to_connection
+from broadway_sync.connectors.rabbitmq.client import PikaClient
+from broadway_sync.connectors.rabbitmq.options import RabbitMQOptions, merge
 from broadway_sync.rules import construct
 
 GOOD = {"queue": "q", "on_failure": "reject"}
@@ -26,6 +28,13 @@ def options(**given: Any) -> RabbitMQOptions:
     Return valid options with these changes.
     """
     return construct(RabbitMQOptions, {**GOOD, **given}, "producer.module")
+
+
+def to_parameters(address: Any, name: str) -> Any:
+    """
+    Return the parameters of pika.
+    """
+    return parameters_module.to_parameters(pika, address, name)
 
 
 def refusal(make_pipeline: Any, module: Any) -> str:
@@ -242,7 +251,7 @@ def test_tls_files_are_read_at_connect() -> None:
     Files that are not there are no mistake of the configuration: they may be by the time of the next attempt.
     """
     connection = to_connection({"host": "h", "ssl": {"cafile": "/nowhere/ca.pem"}})
-    with pytest.raises(OSError):
+    with pytest.raises(ConnectorError, match="cannot use /nowhere/ca.pem"):
         to_parameters(connection, "n")
 
 

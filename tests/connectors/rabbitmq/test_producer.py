@@ -337,6 +337,42 @@ def test_order_of_a_stop(make_pipeline: Any, client: Any, gate: Any) -> None:
     assert link.frames == [("reject_and_requeue", tag, False) for tag in (2, 3, 4)] + [("ack", 1, False)]
 
 
+def test_last_acknowledgement_is_sent(make_pipeline: Any, client: Any, monkeypatch: Any) -> None:
+    """
+    What is finished while the connection's thread sends something else, just before the end, is sent too.
+    """
+    monkeypatch.setattr(connection_module, "CANCEL_PATIENCE", 0.05)
+    is_sending, go_on = threading.Event(), threading.Event()
+    seen = Seen(lambda message: is_sending.wait(10) if message.data == b"1" else None)
+    processors = {"default": {"concurrency": 2, "max_demand": 1}}
+    with make_pipeline(seen, producer=client.producer(), processors=processors) as pipeline:
+        link = client.opened()
+        link.before_settle = lambda: (is_sending.set(), go_on.wait(10))
+        link.deliver(*bodies(2))
+        assert is_sending.wait(10)
+        closing = threading.Event()
+        monkeypatch.setattr(connection_module.Connection, "close", _announce(closing))
+        stopping = Call(pipeline.stop)
+        assert closing.wait(10)
+        go_on.set()
+        stopping.result()
+    assert sorted(link.frames) == [("ack", 1, False), ("ack", 2, False)]
+    assert link.calls == ["set_up", "settle", "settle", "close"]
+
+
+def _announce(event: threading.Event) -> Any:
+    """
+    Return a ``Connection.close`` that sets *event* when the connection's thread may see that its end is wanted.
+    """
+    wants = connection_module.Connection._want
+
+    def close(connection: Any, close: Any = connection_module.Connection.close) -> None:
+        connection._want = lambda wanted: (wants(connection, wanted), event.set())
+        close(connection)
+
+    return close
+
+
 def test_no_reconnect_during_a_drain(make_pipeline: Any, client: Any, gate: Any) -> None:
     """
     A connection that is lost while the pipeline drains is not replaced: it could acknowledge nothing.
@@ -350,6 +386,7 @@ def test_no_reconnect_during_a_drain(make_pipeline: Any, client: Any, gate: Any)
         eventually(lambda: "cancel" in link.calls, "the drain has begun")
         link.fail(OSError("cut"))
         eventually(link.is_closed.is_set, "it is lost")
+        assert_quiet(client.connections, "the pipeline drains")
         gate.open()
         stopping.result()
     assert client.attempts == 1 and link.frames == []
@@ -424,7 +461,7 @@ def test_no_ack_is_handed_out_at_a_stop(make_pipeline: Any, client: Any, gate: A
         gate.open()
         stopping.result()
     assert sorted(seen.times) == bodies(10)
-    assert link.frames == []
+    assert (link.calls, link.frames) == (["set_up", "cancel", "close"], [])
 
 
 def test_no_ack_survives_a_lost_connection(make_pipeline: Any, client: Any, gate: Any) -> None:

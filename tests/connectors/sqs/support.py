@@ -13,7 +13,7 @@ import pytest
 
 from broadway_sync import Message, telemetry
 from broadway_sync.connectors.sqs import SQSProducer
-from tests.helpers import SCALE, unique_name
+from tests.helpers import SCALE, eventually, unique_name
 
 LONG = 30.0 * SCALE
 """Seconds after which a test gives up on what takes a server some seconds."""
@@ -29,7 +29,7 @@ class Recorder:
 
     def __init__(self, work: Callable[[Message], Any] = lambda message: None) -> None:
         self._work = work
-        self._changed = threading.Condition()
+        self._mutex = threading.Lock()
         self.order: list[Any] = []
         self.counts: Counter[Any] = Counter()
         self.messages: list[Message] = []
@@ -38,11 +38,10 @@ class Recorder:
         """
         Record, then work.
         """
-        with self._changed:
+        with self._mutex:
             self.order.append(message.data)
             self.counts[message.data] += 1
             self.messages.append(message)
-            self._changed.notify_all()
         self._work(message)
         return message
 
@@ -56,15 +55,14 @@ class Recorder:
         """
         Wait until *predicate* is true of what was handled.
         """
-        with self._changed:
-            assert self._changed.wait_for(predicate, timeout), f"handled so far: {self.order!r:.2000}"
+        eventually(predicate, "handling", timeout)
 
     def wait_for_data(self, data: Iterable[Any]) -> None:
         """
         Wait until everything in *data* has been handled at least once.
         """
         wanted = set(data)
-        self.wait_for(lambda: wanted <= set(self.counts))
+        eventually(lambda: wanted <= set(self.counts.copy()), f"{len(wanted)} messages are handled", LONG)
 
     def duplicates(self) -> set[Any]:
         """

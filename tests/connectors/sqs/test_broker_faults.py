@@ -19,7 +19,7 @@ from broadway_sync import ConnectorError, Message, PipelineFailedError
 from broadway_sync.connectors.common.events import ACKNOWLEDGE, CONNECT, RECEIVE
 from broadway_sync.connectors.sqs.client import SQSClient
 from tests.connectors.sqs.support import FAST, LONG, Recorder, failures, said
-from tests.helpers import eventually
+from tests.helpers import eventually, stage_threads
 
 CONSUMER = "tests.connectors.sqs.consumer"
 # Handed out and not deleted, at most, when a fault strikes: what the pipeline holds, and one receive on its way.
@@ -62,9 +62,9 @@ def test_connection_is_cut(
     elasticmq: Any, start: Callable[..., Any], make_proxy: Callable[..., Any], verb: str
 ) -> None:
     """
-    In the middle of the work, three times.
+    In the middle of the work, several times.
     """
-    queue = elasticmq.queue(VisibilityTimeout=4)
+    queue = elasticmq.queue(VisibilityTimeout=2)
     elasticmq.send(queue, numbers(240))
     proxy = make_proxy(elasticmq.port)
     recorder = Recorder()
@@ -73,7 +73,7 @@ def test_connection_is_cut(
         elasticmq, queue, recorder, port=proxy.port, options={"config": config},
         processors={"default": {"concurrency": 2}},
     )  # fmt: skip
-    for number in (60, 120, 180):
+    for number in (60, 180) if verb == "stall" else (60, 120, 180):
         recorder.wait_for(lambda number=number: len(recorder.counts) >= number)
         getattr(proxy, verb)()
         if verb == "stall":
@@ -94,7 +94,7 @@ def test_connection_is_cut_in_the_middle_of_a_long_poll(
     proxy = make_proxy(elasticmq.port)
     polls = hear((*RECEIVE, "start"))
     recorder = Recorder()
-    start(elasticmq, queue, recorder, port=proxy.port, options={"wait_time_seconds": 5})
+    start(elasticmq, queue, recorder, port=proxy.port, options={"wait_time_seconds": 2})
     polls.wait_for(1)
     eventually(lambda: proxy.connections >= 1, "the poll is on its way")
     proxy.reset()
@@ -201,6 +201,24 @@ def test_endpoint_where_nobody_is(
     started = time.monotonic()
     pipeline.stop()
     assert time.monotonic() - started < 2.0
+
+
+def test_stop_while_a_connection_is_being_made(
+    elasticmq: Any, start: Callable[..., Any], make_proxy: Callable[..., Any]
+) -> None:
+    """
+    To a server that accepts it and does not answer: the stop does not wait.
+    """
+    queue = elasticmq.queue()
+    proxy = make_proxy(elasticmq.port)
+    proxy.stall()
+    config = {"read_timeout": 2.0, "max_attempts": 1}
+    pipeline = start(elasticmq, queue, port=proxy.port, options={"config": config})
+    eventually(lambda: proxy.connections == 1, "the connection is open")
+    started = time.monotonic()
+    pipeline.stop()
+    assert time.monotonic() - started < 2.0
+    eventually(lambda: not stage_threads(pipeline.name), "the receiver has ended", LONG)
 
 
 SECRETIVE = "The security token included in the request is invalid, aws_secret_access_key=wJalrSECRET"

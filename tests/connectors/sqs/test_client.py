@@ -215,7 +215,7 @@ def test_no_permission_to_look_the_lease_up() -> None:
     The default of SQS is assumed, with a warning; without one if an option says it.
     """
     warnings: list[str] = []
-    denied = {"get_queue_attributes": refusal("AccessDenied")}
+    denied = {"get_queue_attributes": refusal("AccessDeniedException")}
     assert make(FakeBoto(**denied), warnings=warnings).lease == 30.0
     assert warnings == [
         f"no permission for sqs:GetQueueAttributes of {URL}: leases are taken to last 30 s; if the queue's visibility "
@@ -378,7 +378,8 @@ def test_one_handle_twice_in_a_lot_is_sent_once() -> None:
     [
         ("ReceiptHandleIsInvalid", True, True), ("InvalidParameterValue", True, True), ("InternalError", False, False),
         ("InternalError", True, False), ("RequestThrottled", True, False),
-        ("AWS.SimpleQueueService.KmsThrottled", True, False), ("Whatever", False, False),
+        ("AWS.SimpleQueueService.KmsThrottled", True, False), ("ThrottlingException", True, False),
+        ("Whatever", False, False),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("kind", ["ack", "nack", "extend"])
@@ -402,6 +403,8 @@ def test_partial_failures(code: str, is_senders: bool, is_final: bool, kind: str
         (boto.NoCredentialsError(), CredentialsError, "no credentials for {url}: Unable to locate credentials"),
         (boto.ProfileNotFound(profile="p"), CredentialsError, "no credentials for {url}: "),
         (refusal("InvalidClientTokenId"), CredentialsError, "credentials or permissions for {url} are not sufficient"),
+        (refusal("InvalidSignatureException"), CredentialsError, "credentials or permissions for {url} are not"),
+        (refusal("com.amazonaws.sqs.UnrecognizedClientException"), CredentialsError, "credentials or permissions for"),
         (refusal("SignatureDoesNotMatch"), CredentialsError, "credentials or permissions for {url}"),
         (refusal("AWS.SimpleQueueService.NonExistentQueue"), QueueMissingError, "there is no queue {url}, or not in"),
         (refusal("QueueDoesNotExist"), QueueMissingError, "there is no queue {url}, or not in this region or account"),
@@ -428,6 +431,24 @@ def test_errors_in_words_that_help(error: Exception, kind: type, text: str) -> N
         assert type(caught.value) is kind
         assert str(caught.value).startswith(text.format(url=URL))
         assert caught.value.__cause__ is error
+
+
+def test_session_that_cannot_be_made() -> None:
+    """
+    What the option ``session`` raises is an attempt that failed; a ConnectorError says what it says.
+    """
+
+    def fail(error: Exception) -> Any:
+        raise error
+
+    for error, text in (
+        (ConnectorError("the role cannot be assumed"), "the role cannot be assumed"),
+        (KeyError("ROLE"), f"{URL} cannot be asked: KeyError: 'ROLE'"),
+    ):
+        options = {"queue_url": URL, "config": {"session": lambda error=error: fail(error)}}
+        with pytest.raises(ConnectorError) as caught:
+            SQSClient(build(SQSOptions, options), print).connect()
+        assert str(caught.value) == text
 
 
 def test_denied_receive_is_an_error() -> None:

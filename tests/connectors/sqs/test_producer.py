@@ -11,6 +11,7 @@ from typing import Any, Callable
 
 import pytest
 
+from broadway_sync.connectors.common import polling
 from broadway_sync.connectors.common.events import LEASE_LOST
 from broadway_sync.connectors.common.polling_client import Action, Delivery, Refusal
 from broadway_sync.connectors.sqs import SQSProducer
@@ -98,6 +99,25 @@ def test_message_received_twice_is_told_by_its_newest_handle(
     expected = [("nack", 1), ("ack", 1)] if first_fails and second_fails else [("ack", 1)]
     assert [request for request in source.requests if request[0] != "extend"] == expected
     assert not source.items
+
+
+def test_copies_in_a_group_are_not_handled_after_the_first_succeeded(start: Callable[..., Any], gate: Any) -> None:
+    """
+    They wait behind it, and are passed over: the group goes on as if nothing had happened.
+    """
+    source = SQSLike()
+    for number in range(4):
+        source.publish(number, group="g")
+    recorder = Recorder(gate.wait)
+    pipeline = start(source, recorder, {"max_number_of_messages": 2})
+    gate.arrived()
+    for number in range(4):  # as after an outage that was longer than the lease
+        source.make_visible(number)
+    eventually(lambda: source.received[0] == 2, "the head of the group comes again")
+    gate.open()
+    source.wait_until(lambda: len(source.acked) == 4)
+    pipeline.stop()
+    assert recorder.order == source.acked == [0, 1, 2, 3]
 
 
 def test_answer_that_is_late_is_no_lost_lease(
@@ -199,7 +219,55 @@ def test_stop_at_every_point(start: Callable[..., Any], moment: int, is_fifo: bo
     assert recorder.duplicates() == set()
 
 
-@pytest.mark.parametrize("seed", range(4))
+def test_stop_while_threads_are_being_started(
+    start: Callable[..., Any], gate: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """
+    Those that start too late end at once.
+    """
+
+    class SlowStart(polling.StageThread):
+        def start(self) -> None:
+            if self.name.endswith(".Settler"):
+                gate.wait()
+            super().start()
+
+    monkeypatch.setattr(polling, "StageThread", SlowStart)
+    source = FakeSource(wait=0.0)
+    pipeline = start(source, Recorder())
+    gate.arrived()
+    pipeline.stop()
+    gate.open()
+    eventually(lambda: not stage_threads(pipeline.name), "its threads have ended")
+    assert [client.closed.is_set() for client in source.clients] == [True]
+    assert failures(caplog) == []
+
+
+@pytest.mark.parametrize("role", ["Receiver", "Settler", "Leases"])
+def test_system_that_refuses_a_thread(start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, role: str) -> None:
+    """
+    Crashes the producer, which is made again; nothing of the first attempt is left.
+    """
+    refusals = ["can't start new thread"]
+
+    class Refused(polling.StageThread):
+        def start(self) -> None:
+            if self.name.endswith(role) and refusals:
+                raise RuntimeError(refusals.pop())
+            super().start()
+
+    monkeypatch.setattr(polling, "StageThread", Refused)
+    source = FakeSource(wait=0.0)
+    source.publish(*range(20))
+    pipeline = start(source, Recorder())
+    source.wait_until(lambda: len(source.acked) == 20)
+    pipeline.stop()
+    assert set(source.received.values()) == {1}
+    assert [client.closed.is_set() for client in source.clients] == [True, True]
+    assert not stage_threads(pipeline.name)
+
+
+@pytest.mark.parametrize("seed", range(3))
 def test_faults_everywhere(start: Callable[..., Any], seed: int) -> None:
     """
     One request in four fails, some are slow, one message in five fails, and the pipeline is stopped and started again:

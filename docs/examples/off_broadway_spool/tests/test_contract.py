@@ -12,7 +12,7 @@ from broadway_sync.testing import ConnectorContract, ConnectorHarness
 
 class SpoolHarness(ConnectorHarness):
     is_ordered = True
-    lease = 2.0
+    lease = 4.0
     timeout = 20.0
     redelivery_timeout = 10.0
     drop_options = {"on_failure": "reject"}

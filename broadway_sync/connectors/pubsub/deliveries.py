@@ -1,0 +1,37 @@
+"""
+What a pull returns, as messages of this library. Pure.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+from typing import Any, Optional
+
+from ..common.polling_client import Delivery
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+
+def to_delivery(received: Any, is_ordered: bool) -> Delivery:
+    """
+    Return a received message.
+
+    Data that is missing is ``b""``: in gRPC's encoding the two are the same. (Broadway, which speaks JSON, gives nil.)
+    """
+    message = received.message
+    attributes, key = message.attributes, message.ordering_key
+    metadata = {
+        "attributes": {name: attributes[name] for name in attributes},  # dict() is slower for protobuf's maps
+        "delivery_attempt": received.delivery_attempt or None,  # 0 without a dead letter policy
+        "message_id": message.message_id,
+        "ordering_key": key,
+        "publish_time": _to_datetime(message.publish_time) if message.HasField("publish_time") else None,
+    }
+    return Delivery(received.ack_id, message.data, metadata, key if key and is_ordered else None)
+
+
+def _to_datetime(timestamp: Any) -> Optional[datetime]:
+    try:
+        return _EPOCH + timedelta(0, timestamp.seconds, timestamp.nanos // 1000)
+    except OverflowError:  # no date: one message must not cost the others of the pull
+        return None
