@@ -105,6 +105,20 @@ def no_leaked_threads() -> Iterator[None]:
         pytest.fail(f"{len(alive)} thread(s) still alive {GRACE} s after the test:\n{text}", pytrace=False)
 
 
+@pytest.fixture(autouse=True)
+def no_handlers_left() -> Iterator[None]:
+    """
+    Detach the telemetry handlers that a test leaves attached: they would listen to all tests after it.
+    """
+    library = _library()
+    before = {handler.handler_id for handler in library.telemetry.list_handlers()} if library else set()
+    yield
+    library = _library()
+    if library:
+        for handler_id in {handler.handler_id for handler in library.telemetry.list_handlers()} - before:
+            library.telemetry.detach(handler_id)
+
+
 @pytest.fixture
 def make_pipeline() -> Iterator[Callable[..., Any]]:
     """

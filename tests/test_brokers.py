@@ -29,6 +29,8 @@ from tests.brokers.pubsub import PubSub
 from tests.brokers.rabbitmq import RabbitMQ
 from tests.helpers import BOUND, Call, assert_quiet, eventually, python_env
 
+pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes through /proc")
+
 ROOT = Path(__file__).resolve().parent.parent
 REAL = ["rabbitmq", "kafka", "elasticmq", "ministack", "pubsub"]
 

@@ -50,7 +50,14 @@ class Leases:
         """
         Begin a lease that was granted at *now*.
         """
-        self._fresh[handle] = (now + self.interval, now + self.seconds, now)
+        self.add_all([handle], now)
+
+    def add_all(self, handles: Iterable[str], now: float) -> None:
+        """
+        Begin leases that were granted together at *now*.
+        """
+        # One tuple for all of them: this is done for every message.
+        self._fresh.update(dict.fromkeys(handles, (now + self.interval, now + self.seconds, now)))
 
     def remove(self, handles: Iterable[str]) -> int:
         """

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from typing import Iterator, List
+from typing import Any, Iterator, List, Mapping, Sequence
 
 from ..errors import ConfigurationError
 from ..message import Message
@@ -191,16 +191,33 @@ class FaultContract:
 
 def _option_errors(harness: ConnectorHarness) -> List[str]:
     """
-    Return the texts of errors about the harness's options: one unknown, and each of them of a wrong type.
+    Return the texts of errors about the harness's options: one unknown, each of them of a wrong type, and each with
+    bytes where it has a secret.
     """
     cls, options = harness.producer()
+    wrong: List[Mapping[str, Any]] = [{"no_such_option": 1}]
+    wrong += [{name: object()} for name in options]
+    wrong += [{name: _with_bytes(value, harness.secrets)} for name, value in options.items()]
     texts = []
-    for wrong in [{"no_such_option": 1}, *({name: object()} for name in options)]:
+    for change in wrong:
         try:
-            make_pipeline(harness, recorder(harness), module=(cls, {**options, **wrong}))  # type: ignore[dict-item]
+            make_pipeline(harness, recorder(harness), module=(cls, {**options, **change}))
         except ConfigurationError as error:
             texts.append(str(error))
     return texts
+
+
+def _with_bytes(value: Any, secrets: Sequence[str]) -> Any:
+    """
+    Return *value* with bytes in place of each str in it that has a secret.
+    """
+    if isinstance(value, str) and any(secret in value for secret in secrets):
+        return value.encode("utf-8")
+    if isinstance(value, Mapping):
+        return {key: _with_bytes(item, secrets) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_with_bytes(item, secrets) for item in value)
+    return value
 
 
 def _check_secrets(harness: ConnectorHarness, watcher: Watcher, texts: List[str]) -> None:

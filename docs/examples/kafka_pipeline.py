@@ -41,7 +41,7 @@ class Invoices:
 
 def main():
     logging.basicConfig(level=logging.INFO)
-    logging.getLogger("kafka").setLevel(logging.CRITICAL)  # the pipeline says what happens to its connections
+    logging.getLogger("kafka").propagate = False  # the pipeline says what happens to its connections
     records = RecordProducer(bootstrap_servers=HOSTS, acks="all")
     source = {"hosts": HOSTS, "group_id": "invoices", "topics": ["invoices"]}
     pipeline = Pipeline(

@@ -4,25 +4,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Iterator
-
-import pytest
+from typing import Any
 
 from broadway_sync import telemetry
 from broadway_sync.telemetry.registry import heard
 
 MESSAGE, BATCHER = ("broadway", "processor", "message"), ("broadway", "batcher")
-
-
-@pytest.fixture(autouse=True)
-def nobody_listens() -> Iterator[None]:
-    """
-    Detach what a test leaves behind.
-    """
-    assert not heard
-    yield
-    for handler in {handler.handler_id for handler in telemetry.list_handlers()}:
-        telemetry.detach(handler)
 
 
 def ignore(*args: Any) -> None:
@@ -35,6 +22,7 @@ def test_a_span_is_heard_while_a_handler_is_attached_to_one_of_its_events() -> N
     """
     Others are not, so nothing is built for them.
     """
+    assert not heard
     telemetry.attach("one", (*MESSAGE, "stop"), ignore)
     telemetry.attach_many("two", [(*BATCHER, "start"), (*MESSAGE, "start")], ignore)
     assert heard == {BATCHER, MESSAGE}

@@ -12,7 +12,7 @@ from typing import Any, Iterator, List, Mapping, Type
 
 import pytest
 
-from broadway_sync import Message
+from broadway_sync import ConfigurationError, Message
 from broadway_sync.testing import ConnectorContract, ConnectorHarness
 from tests.helpers import SCALE
 from tests.testing.memory import (
@@ -316,6 +316,14 @@ class ShowsThePasswordInErrors(MemoryProducer):
             raise type(error)(f"{error}, given were {options}") from None
 
 
+class ShowsAPasswordThatIsNoStr(MemoryProducer):
+    @classmethod
+    def validate_options(cls, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        if not isinstance(options["password"], str):
+            raise ConfigurationError(f"password: expected a str, got: {options['password']!r}")
+        return super().validate_options(options)
+
+
 class ShowsThePasswordInMessages(MemoryProducer):
     def handle_demand(self, demand: int) -> List[Message]:
         messages = super().handle_demand(demand)
@@ -372,6 +380,7 @@ CAUGHT = [
     (LogsThePassword, "test_wrong_credentials", "a secret is shown"),
     (LogsThePassword, "test_credentials_are_never_shown", "a record of the logger 'off_broadway_memory'"),
     (ShowsThePasswordInErrors, "test_credentials_are_never_shown", "a text of an error"),
+    (ShowsAPasswordThatIsNoStr, "test_credentials_are_never_shown", "a text of an error"),
     (ShowsThePasswordInMessages, "test_credentials_are_never_shown", "the telemetry event"),
     (TakesAnyOption, "test_unknown_option", "validate_options()"),
 ]

@@ -45,8 +45,7 @@ class LeaseKeeper:
         if self._leases.seconds <= 0:
             return
         with self._lock:
-            for handle in handles:
-                self._leases.add(handle, since)
+            self._leases.add_all(handles, since)
 
     def remove(self, handles: Iterable[str]) -> None:
         """

@@ -345,7 +345,7 @@ class Session(Acknowledger):
         """
         assert self._leases is not None
         self._leases.add([delivery.handle for delivery in deliveries], since)
-        messages = [self._to_message(delivery) for delivery in deliveries]
+        messages = self._to_messages(deliveries)
         with self._lock:
             is_closed = self._is_closed
             if not is_closed:
@@ -367,20 +367,29 @@ class Session(Acknowledger):
 
     def _admit(self, messages: List[Message]) -> None:
         out = []
+        first = []
         for message in messages:
             group = message.acknowledger[2].group
-            if group is None or self._groups.add(group, message):
+            if group is None:
                 out.append(message)
-        for message in out:
-            group = message.acknowledger[2].group
-            if group is not None and self._groups.has_followers(group):
+            elif self._groups.add(group, message):
+                out.append(message)
+                first.append((group, message))
+        for group, message in first:
+            if self._groups.has_followers(group):
                 message.batch_mode = "flush"  # or its follower would wait for a batch timeout
         self._ready.extend(out)
 
-    def _to_message(self, delivery: Delivery) -> Message:
-        on_success, on_failure = self._actions
-        receipt = Receipt(delivery.handle, delivery.group, on_success, on_failure, delivery.identity)
-        return Message(delivery.data, (self, None, receipt), metadata=delivery.metadata)
+    def _to_messages(self, deliveries: List[Delivery]) -> List[Message]:
+        success, failure = self._actions
+        return [
+            Message(
+                each.data,
+                (self, None, Receipt(each.handle, each.group, success, failure, each.identity)),
+                metadata=each.metadata,
+            )
+            for each in deliveries
+        ]
 
     def _release(self, messages: List[Message], action: Action) -> None:
         handles = self._unfinished_handles(messages)

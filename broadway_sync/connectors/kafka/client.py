@@ -19,41 +19,17 @@ import inspect
 import logging
 from time import monotonic, sleep
 from types import SimpleNamespace
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Set, Tuple, Type
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Set, Type
 
-from ...errors import ConfigurationError, ConnectorError
-from .options import ClientConfig, KafkaOptions
+from ...errors import ConfigurationError
+from .configuration import milliseconds, to_config
+from .failures import Ear, GroupError, NoPositionError, UnavailableError, translate
+from .options import KafkaOptions
+from .partitions import Key
 
-Key = Tuple[str, int]
+__all__ = ["Client", "GroupError", "Listener", "NoPositionError", "UnavailableError", "load"]
+
 Points = Dict[Key, int]
-
-
-class GroupError(ConnectorError):
-    """
-    A commit was refused because the partitions are being moved, or have been: drop it, poll, look again.
-    """
-
-
-class UnavailableError(ConnectorError):
-    """
-    The brokers did not answer in time; the same again may succeed.
-    """
-
-
-class NoPositionError(ConnectorError):
-    """
-    Nobody knows where to begin with these partitions.
-    """
-
-    def __init__(self, text: str, keys: Dict[Key, Optional[int]], is_out_of_range: bool) -> None:
-        """
-        Args:
-            keys: The partitions; each with the offset to go on at, None to apply the policy.
-            is_out_of_range: Whether there was a position, which the broker does not have (any more).
-        """
-        super().__init__(text)
-        self.keys = keys
-        self.is_out_of_range = is_out_of_range
 
 
 class Listener(NamedTuple):
@@ -88,13 +64,8 @@ class Client:
         self._options = options
         self._commit_error: Optional[BaseException] = None
         self._listener_error: Optional[BaseException] = None
-        self._config = self._to_config(name, index)
-        unknown = sorted(set(options.client_config.extra_config) - set(self._kafka.KafkaConsumer.DEFAULT_CONFIG))
-        if unknown:
-            raise ConfigurationError(
-                f"producer.module.client_config.extra_config: kafka-python {self._kafka.version} does not know "
-                f"{', '.join(map(repr, unknown))}"
-            )
+        known = self._kafka.KafkaConsumer.DEFAULT_CONFIG
+        self._config = to_config(options, name, index, known, self._make_network)
         self._consumer: Any = None
         self._network: Any = None
 
@@ -108,7 +79,7 @@ class Client:
         Raises:
             ConnectorError: No broker answered, or none accepted us; the text says why as far as that is known.
         """
-        with _Ear() as ear:
+        with Ear() as ear:
             try:
                 self._consumer = self._kafka.KafkaConsumer(**self._config)
                 self._wait_for_connection(is_over)
@@ -153,7 +124,7 @@ class Client:
         try:
             records: Mapping[Any, List[Any]] = self._consumer.poll(timeout_ms=int(seconds * 1000), max_records=most)
         except Exception as error:
-            raise self._translate(error) from error
+            raise translate(error) from error
         if self._listener_error is not None:
             raise self._listener_error
         return records
@@ -182,7 +153,7 @@ class Client:
         try:
             self._consumer.commit(self._to_offsets(points), **self._timeout(self._consumer.commit, seconds))
         except Exception as error:
-            raise self._translate(error) from error
+            raise translate(error) from error
 
     def pause(self, keys: Set[Key]) -> None:
         """
@@ -275,55 +246,12 @@ class Client:
         except Exception as error:  # closed by the consumer, most often
             logging.getLogger("broadway_sync").debug("closing the Kafka client: %s", type(error).__name__)
 
-    # Configuration.
-
-    def _to_config(self, name: str, index: int) -> Dict[str, Any]:
-        options, group, fetch = self._options, self._options.group_config, self._options.fetch_config
-        client = options.client_config
-        config: Dict[str, Any] = {
-            "bootstrap_servers": list(options.hosts),
-            "client_id": f"{client.client_id_prefix or ''}{name}",
-            "group_id": options.group_id,
-            # True would commit what was delivered, handled or not.
-            "enable_auto_commit": False,
-            # Positions are ours to find: the client knows no times, and says nothing when it jumps.
-            "auto_offset_reset": "none",
-            "max_poll_interval_ms": _ms(group.rebalance_timeout_seconds),
-            "session_timeout_ms": _ms(group.session_timeout_seconds),
-            "heartbeat_interval_ms": _ms(group.heartbeat_rate_seconds),
-            "request_timeout_ms": _ms(client.request_timeout),
-            "fetch_min_bytes": fetch.min_bytes,
-            "fetch_max_wait_ms": _ms(fetch.max_wait_time),
-            "max_partition_fetch_bytes": fetch.max_bytes,
-            "check_crcs": fetch.check_crcs,
-            "kafka_client": self._make_network,
-            # A tenth of the client's time, for figures that nobody can ask for.
-            "metrics_enabled": False,
-            # A topic's name with a typo must not become a topic.
-            "allow_auto_create_topics": False,
-            # How long the constructor tries: 3.x, and 2.x.
-            "bootstrap_timeout_ms": _ms(client.connect_timeout),
-            "api_version_auto_timeout_ms": _ms(client.connect_timeout),
-            # 2.x takes no more than 1 MB in one response, which two full partitions exceed, and then never gets on.
-            "receive_message_max_bytes": _FETCH_MAX_BYTES + 2 * fetch.max_bytes,
-            "fetch_max_bytes": _FETCH_MAX_BYTES,
-            # The client's 30 s would be added to every outage.
-            "reconnect_backoff_max_ms": 1000,
-            "isolation_level": fetch.isolation_level,
-            **_security(client),
-        }
-        if group.group_instance_id is not None:
-            config["group_instance_id"] = f"{group.group_instance_id}-{index}"
-        known = self._kafka.KafkaConsumer.DEFAULT_CONFIG
-        config = {name: value for name, value in config.items() if name in known}
-        return {**config, **client.extra_config}
-
     def _make_network(self, **config: Any) -> Any:
         self._network = self._kafka.KafkaConsumer.DEFAULT_CONFIG["kafka_client"](**config)
         return self._network
 
     def _timeout(self, method: Callable[..., Any], seconds: float) -> Dict[str, int]:
-        return {"timeout_ms": _ms(seconds)} if "timeout_ms" in inspect.signature(method).parameters else {}
+        return {"timeout_ms": milliseconds(seconds)} if "timeout_ms" in inspect.signature(method).parameters else {}
 
     # Partitions and offsets.
 
@@ -341,44 +269,12 @@ class Client:
         try:
             found = self._consumer.offsets_for_times(dict.fromkeys(partitions, timestamp_ms))
         except Exception as error:
-            raise self._translate(error) from error
+            raise translate(error) from error
         for partition in partitions:
             if found.get(partition) is None:  # nothing is as new as that
                 self._consumer.seek_to_end(partition)
             else:
                 self._consumer.seek(partition, found[partition].offset)
-
-    # Errors.
-
-    def _translate(self, error: Exception) -> Exception:
-        """
-        Return the error of ours that says what to do, or *error* itself.
-        """
-        names = {cls.__name__ for cls in type(error).__mro__}
-        text = _text(error)
-        if names & _REBALANCE_ERRORS:
-            return GroupError(text)
-        if "LogTruncationError" in names:
-            found: Any = error
-            keys = {tuple(key): None if at is None else at.offset for key, at in found.divergent_offsets.items()}
-            return NoPositionError(text, keys, True)
-        if "NoOffsetForPartitionError" in names or "OffsetOutOfRangeError" in names:
-            return NoPositionError(text, self._partitions_in(error), "OffsetOutOfRangeError" in names)
-        if getattr(error, "retriable", False) or "RetriableError" in names or "KafkaConnectionError" in names:
-            return UnavailableError(text)
-        return error
-
-    def _partitions_in(self, error: Exception) -> Dict[Key, Optional[int]]:
-        """
-        Return the partitions that an error names, in whichever way.
-        """
-        found: Dict[Key, Optional[int]] = {}
-        for argument in error.args:
-            several = isinstance(argument, (dict, set, frozenset, list)) or not isinstance(argument, tuple)
-            for key in argument if several and not isinstance(argument, str) else [argument]:
-                if isinstance(key, self._kafka.TopicPartition):
-                    found[tuple(key)] = None
-        return found
 
     # The listener.
 
@@ -417,7 +313,7 @@ class Client:
                     try:
                         await client._consumer.commit_async(client._to_offsets(points))
                     except Exception as error:
-                        client._commit_error = client._translate(error)
+                        client._commit_error = translate(error)
 
             async def on_partitions_assigned(self, assigned: Iterable[Any]) -> None:
                 client._guard(listener.assigned, assigned)
@@ -452,100 +348,11 @@ class Client:
         return error
 
 
-# The client's own default for one response; all partitions of a broker share it.
-_FETCH_MAX_BYTES = 50 * 1024 * 1024
-
 # How long to wait for news of topics that may not exist.
 _METADATA_SECONDS = 0.5
 
 # A commit during a rebalance in 2.x; without a limit a broker that is gone would hold it up for ever.
 _LISTENER_SECONDS = 3.0
-
-_REBALANCE_ERRORS = {
-    "CommitFailedError", "RebalanceInProgressError", "UnknownMemberIdError", "IllegalGenerationError",
-}  # fmt: skip
-
-
-class _Ear(logging.Handler):
-    """
-    Listens to the client's log while it connects: nothing else says that a password is wrong.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self._heard: Optional[BaseException] = None
-        self._logger = logging.getLogger("kafka")
-
-    def __enter__(self) -> _Ear:
-        self._logger.addHandler(self)
-        return self
-
-    def __exit__(self, *exc: Any) -> None:
-        self._logger.removeHandler(self)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """
-        Remember the error, if the record has one; what a broker refused weighs more than a lost connection.
-        """
-        for argument in record.args if isinstance(record.args, tuple) else ():
-            if isinstance(argument, BaseException) and (self._heard is None or _is_refusal(argument)):
-                self._heard = argument
-
-    def explain(self, error: Exception, has_credentials: bool) -> ConnectorError:
-        """
-        Return an error with the reason of *error*, as far as that is known.
-        """
-        text = _text(error) if self._heard is None else f"{_text(error)} ({_text(self._heard)})"
-        if has_credentials and (self._heard is None or not _is_refusal(self._heard)):
-            # 3.0 often sees the end of the connection before it has read why.
-            text += "; if brokers close the connection, the authentication may have failed: look at client_config.sasl"
-        return ConnectorError(text)
-
-
-def _text(error: BaseException) -> str:
-    """
-    Return type and text; kafka-python's errors mostly begin with their type.
-    """
-    name, text = type(error).__name__, str(error)
-    return text if name in text else f"{name}: {text}"
-
-
-def _is_refusal(error: BaseException) -> bool:
-    return "Sasl" in type(error).__name__ or "Authorization" in type(error).__name__
-
-
-def _security(client: ClientConfig) -> Dict[str, Any]:
-    """
-    Return the client's options for TLS and SASL.
-    """
-    config: Dict[str, Any] = {"security_protocol": _PROTOCOLS[bool(client.sasl), client.ssl is not False]}
-    if isinstance(client.ssl, Mapping):
-        config.update({f"ssl_{name}": value for name, value in client.ssl.items()})
-    elif not isinstance(client.ssl, bool):
-        config["ssl_context"] = client.ssl
-    if client.sasl:
-        config.update({f"sasl_{name}": value for name, value in _with_password(client.sasl).items()})
-    return config
-
-
-_PROTOCOLS = {
-    (False, False): "PLAINTEXT", (False, True): "SSL", (True, False): "SASL_PLAINTEXT", (True, True): "SASL_SSL",
-}  # fmt: skip
-
-
-def _with_password(sasl: Mapping[str, Any]) -> Dict[str, Any]:
-    """
-    Read username and password from the file, if there is one: at each connect, so that they can be changed.
-    """
-    config = dict(sasl)
-    path = config.pop("path", None)
-    if path is not None:
-        with open(path, encoding="utf-8") as file:
-            lines = file.read().splitlines()
-        if len(lines) < 2:
-            raise ConfigurationError(f"producer.module.client_config.sasl: {path} must have two lines, user, password")
-        config["plain_username"], config["plain_password"] = lines[0].strip(), lines[1].strip()
-    return config
 
 
 def _node_id(broker: Any) -> Any:
@@ -554,10 +361,6 @@ def _node_id(broker: Any) -> Any:
 
 def _keys(partitions: Iterable[Any]) -> List[Key]:
     return sorted((partition.topic, partition.partition) for partition in partitions)
-
-
-def _ms(seconds: float) -> int:
-    return max(1, int(seconds * 1000))
 
 
 def load() -> Any:

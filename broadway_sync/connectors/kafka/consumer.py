@@ -22,13 +22,15 @@ from ...errors import ConnectorError
 from ...producer import Stage
 from ...runtime.stage_thread import StageThread
 from ...runtime.wait_list import WaitList
-from ..common.events import ACKNOWLEDGE, CONNECT, CONSUMER_LAG, RECEIVE
+from ..common.events import CONNECT, RECEIVE
 from ..common.reporter import Reporter, describe
 from .acknowledger import KafkaAcknowledger
 from .client import Client, GroupError, NoPositionError, UnavailableError
+from .commits import Commits
 from .options import KafkaOptions
-from .partitions import Key, Partitions, Share
+from .partitions import Partitions, Share
 from .rebalances import Rebalances
+from .watch import Watch
 
 # Records in one poll: a poll costs two thread switches.
 _MOST_POLLED = 1000
@@ -37,13 +39,11 @@ _MOST_POLLED = 1000
 _FULL_SECONDS = 0.5
 # While nothing is fetched, acknowledgements are looked after so often.
 _STEP_SECONDS = 0.05
+# The shortest poll while some partitions are paused and others have nothing.
 _LEAST_PATIENCE = 0.001
-_COMMIT_SECONDS = 2.0
-_COMMIT_PAUSE = 0.5  # after one that failed
+# The last commit, and then leaving the group.
 _FLUSH_SECONDS = 5.0
 _CLOSE_SECONDS = 1.0
-_LOOK_SECONDS = 0.5
-_LAG_SECONDS = 1.0
 # So many errors of poll() in a row, and the consumer is made anew.
 _MOST_ERRORS = 5
 
@@ -75,6 +75,8 @@ class Consumer:
         self._lock = threading.Lock()
         self._partitions = partitions
         self._rebalances = Rebalances(self._lock, partitions, self.acknowledger, acknowledged, reporter, options)
+        self._commits = Commits(self._lock, partitions, reporter, options.commit_interval)
+        self._watch = Watch(self._lock, partitions, reporter)
         self._client: Optional[Client] = None
         self._thread: Optional[StageThread] = None
         # Set by the producer's thread, read by this one.
@@ -83,17 +85,12 @@ class Consumer:
         # Set once, by this thread.
         self._error: Optional[BaseException] = None
         self._is_waiting_for_room = False
-        # Of this thread alone, monotonic times.
+        # Of this thread alone.
         self._polled_at = 0.0
-        self._commits_at = 0.0
-        self._looks_at = 0.0
-        self._reports_lag_at = 0.0
         self._paused: Set[Any] = set()
         self._patience = _LEAST_PATIENCE
-        self._commit_fault: Optional[type] = None
-        self._missing: List[str] = []
-        self._is_missed = False  # the brokers, at the last look
-        self._errors = 0
+        self._is_full = False
+        self._errors = 0  # of poll, in a row
 
     # For the producer's thread.
 
@@ -214,7 +211,8 @@ class Consumer:
         """
         self._errors += 1
         if self._errors < _MOST_ERRORS:
-            self._reporter.down(error, "trying again")
+            if not isinstance(error, GroupError):  # which is what the next poll mends
+                self._reporter.down(error, "trying again")
             self._alarm.wait_for(self._is_over, self._options.group_config.rejoin_delay_seconds or 0.01)
         else:
             self._pause_after(error)
@@ -223,11 +221,10 @@ class Consumer:
         """
         Commit for the last time and close the client.
         """
-        now = monotonic()
-        seconds = max(0.0, self._closes_at - now) if self._closes_at is not None else _COMMIT_SECONDS
-        if self._rebalances.has_joined and client.is_connected():
+        seconds = _FLUSH_SECONDS if self._closes_at is None else max(0.0, self._closes_at - monotonic())
+        if client.is_connected():
             self._rebalances.settle()
-            self._commit(client, seconds)
+            self._commits.commit(client, seconds)
         self._rebalances.hurry()
         client.close(_CLOSE_SECONDS)
         with self._lock:
@@ -239,99 +236,17 @@ class Consumer:
 
     def _look_after(self, client: Client) -> None:
         """
-        Take acknowledgements, commit, look for what was lost.
+        Take acknowledgements, commit, look around.
         """
         self._rebalances.settle()
-        now = monotonic()
-        if now >= self._commits_at:
-            self._commits_at = now + self._options.commit_interval
-            self._commit(client, _COMMIT_SECONDS)
-        if now >= self._looks_at or self._rebalances.has_changed:
-            self._looks_at = now + _LOOK_SECONDS
-            self._look_for_lost(client)
-            self._look_at_connection(client)
-        if now >= self._reports_lag_at:
-            self._reports_lag_at = now + _LAG_SECONDS
-            self._report_lag(client)
-
-    def _commit(self, client: Client, seconds: float) -> None:
-        """
-        Commit what has moved. Nothing is repeated with old offsets: the next commit takes those of its own time.
-        """
-        with self._lock:
-            points = self._partitions.to_commit()
-        if not points:
-            return
-        try:
-            with self._reporter.span(ACKNOWLEDGE, action="commit", count=len(points), offsets=points):
-                client.commit(points, seconds)
-        except Exception as error:  # a client library; GroupError: the partitions are moving
-            self._commit_failed(client, error)
-            return
-        self._commit_fault = None
-        with self._lock:
-            self._partitions.committed(points)
-
-    def _commit_failed(self, client: Client, error: Exception) -> None:
-        """
-        Say so, once for each kind of error in a row, and try again with what is finished by then.
-        """
-        self._commits_at = monotonic() + max(self._options.commit_interval, _COMMIT_PAUSE)
-        if isinstance(error, UnavailableError) and not client.is_connected():
-            self._reporter.down(error, "the client goes on trying")
-        elif type(error) is not self._commit_fault and not isinstance(error, GroupError):
-            self._commit_fault = type(error)
-            self._reporter.error("a commit failed; what is finished is committed later, or delivered again", error)
-
-    def _look_for_lost(self, client: Client) -> None:
-        if not self._is_receiving:  # what a stop leaves behind is gone, but not lost
-            return
-        with self._lock:
-            losses = self._partitions.find_lost()
-        for loss in losses:
-            topic, number = loss.key
-            text = f"{len(loss.offsets)} messages of {topic}/{number} from offset {loss.offsets[0]} on were dropped"
-            if loss.is_given_up:
-                self._reporter.error(f"{text} again without an acknowledgement; they count as failed")
-            else:
-                self._reporter.error(f"{text} without an acknowledgement; the partition is read again from there")
-                self._rewind(client, loss.key)
-
-    def _rewind(self, client: Client, key: Key) -> None:
-        with self._lock:
-            offset = self._partitions.rewind(key)
-        if offset is not None:
-            client.seek(key, offset)
-
-    def _look_at_connection(self, client: Client) -> None:
-        """
-        Say what has changed; the client itself says nothing when it loses a connection, or has one again.
-        """
-        was_missed, self._is_missed = self._is_missed, not client.is_connected()
-        if not self._is_missed:
-            if self._rebalances.has_joined:
-                self._reporter.up()
+        self._commits.commit_if_due(client)
+        watch = self._watch
+        if watch.is_due() or self._rebalances.has_changed:
+            if self._is_receiving:  # what a stop leaves behind is gone, but not lost
+                watch.look_for_lost(client)
+            if watch.look(client, self._rebalances.has_joined):
                 self._backoff.reset()
-            self._look_for_topics(client)
-        elif was_missed:  # the first time it may just be changing to another one
-            self._reporter.down(UnavailableError("no connection to any broker"), "the client goes on trying")
-
-    def _look_for_topics(self, client: Client) -> None:
-        missing = client.unknown_topics()
-        if missing and missing != self._missing:
-            self._reporter.warning(f"the brokers have no topic {', '.join(missing)}; waiting for it")
-        self._missing = missing
-
-    def _report_lag(self, client: Client) -> None:
-        if not self._reporter.is_heard(CONSUMER_LAG):
-            return
-        with self._lock:
-            points = self._partitions.commit_points()
-        for (topic, number), point in points.items():
-            highwater = client.highwater((topic, number))
-            if highwater is not None and point is not None:
-                lag = max(0, highwater - point)
-                self._reporter.execute(CONSUMER_LAG, {"lag": lag}, topic=topic, partition=number)
+        watch.report_lag(client)
 
     # Receiving.
 
@@ -343,15 +258,17 @@ class Consumer:
             return
         self._reset_positions(client)
         timeout = self._pause_and_resume(client)
-        with self._reporter.span(RECEIVE) as span:
+        with self._reporter.span(RECEIVE, demand=_MOST_POLLED) as span:
             records = client.poll(timeout, _MOST_POLLED)
             span.stop_metadata["count"] = sum(map(len, records.values()))
         self._polled_at = monotonic()
         if self._errors:
-            self._errors, self._looks_at = 0, 0.0
-        if records and self._is_receiving:
+            self._errors = 0
+            self._watch.hurry()
+        if records:
             with self._lock:
-                self._partitions.add(records)
+                if self._is_receiving:
+                    self._partitions.add(records)
             self._stage.wake()
 
     def _wait_for_room(self) -> bool:
@@ -370,7 +287,9 @@ class Consumer:
 
     def _has_room(self) -> bool:
         with self._lock:
-            return self._is_receiving and self._partitions.has_room()
+            has_room = self._is_receiving and self._partitions.has_room(self._is_full)
+        self._is_full = not has_room
+        return has_room
 
     def _pause_and_resume(self, client: Client) -> float:
         """

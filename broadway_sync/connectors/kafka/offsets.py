@@ -55,7 +55,7 @@ class Tracker:
     Not thread-safe. Follows BroadwayKafka, ``acknowledger.ex``, but for messages that are lost.
     """
 
-    __slots__ = ("_entries", "first_offset", "key", "next_offset", "places", "unfinished")
+    __slots__ = ("_entries", "_finished", "first_offset", "key", "next_offset", "places", "unfinished")
 
     def __init__(self, key: Any, places: Sequence[int] = ()) -> None:
         """
@@ -71,6 +71,7 @@ class Tracker:
         """One more than the last offset that was delivered, None if none was."""
         self.unfinished = 0
         self._entries: Deque[_Entry] = deque()
+        self._finished = 0
 
     def deliver(self, offsets: Sequence[int]) -> Lot:
         """
@@ -99,6 +100,7 @@ class Tracker:
             entry.finished.update(offsets)
             entry.remaining = len(entry.offsets) - len(entry.finished)
         self.unfinished -= before - entry.remaining
+        self._finished += before - entry.remaining
         entries = self._entries
         while entries and not entries[0].remaining:
             entries.popleft()
@@ -108,6 +110,13 @@ class Tracker:
         Return the offset to commit, None if nothing was delivered.
         """
         return self._entries[0].first_unfinished() if self._entries else self.next_offset
+
+    def take_finished(self) -> int:
+        """
+        Return how many messages were finished since the last call.
+        """
+        count, self._finished = self._finished, 0
+        return count
 
     def has_progress(self) -> bool:
         """

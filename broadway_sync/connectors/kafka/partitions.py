@@ -5,6 +5,7 @@ The partitions that one consumer has: what was fetched and not handed over, and 
 from __future__ import annotations
 
 from collections import deque
+from operator import attrgetter
 from typing import Any, Callable, Deque, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
 from .offsets import Lot, Tracker
@@ -15,9 +16,11 @@ Key = Tuple[str, int]
 Share = Tuple[Key, Lot, List[Any]]
 """Records of one partition that are handed over together."""
 
-# Fetched records that wait, over all partitions; fetching goes on while a partition has less than its part of it.
+# Fetched records that wait, and their bytes, over all partitions; each has its part of it, and the least part is this.
 _MOST_WAITING = 8000
 _LEAST_PER_PARTITION = 100
+_MOST_BYTES = 32 * 1024 * 1024
+_LEAST_BYTES = 1024 * 1024
 # Lost messages of a partition that are remembered, so that they are not delivered a third time.
 _MOST_LOST = 1000
 
@@ -27,12 +30,14 @@ class Partition:
     One partition, from its assignment until it is taken away for good.
     """
 
-    __slots__ = ("buffer", "committed", "key", "lost", "resume_at", "tracker")
+    __slots__ = ("buffer", "committed", "key", "lost", "resume_at", "size", "tracker")
 
     def __init__(self, tracker: Tracker) -> None:
         self.key: Key = tracker.key
         self.tracker = tracker
         self.buffer: Deque[Any] = deque()
+        self.size = 0
+        """Bytes of the values that wait."""
         self.committed: Optional[int] = None
         """What was committed last."""
         self.lost: Set[int] = set()
@@ -40,11 +45,25 @@ class Partition:
         self.resume_at: Optional[int] = None
         """Where to go on when it comes back after a revoke."""
 
+    def clear(self) -> None:
+        """
+        Drop what waits.
+        """
+        self.buffer.clear()
+        self.size = 0
+
     def position(self) -> Optional[int]:
         """
         Return the offset of the next message to hand over, None if it is for the client to know.
         """
         return self.buffer[0].offset if self.buffer else self.tracker.next_offset
+
+
+_size_of = attrgetter("serialized_value_size")
+
+
+def _has(partition: Partition, count: int, size: int) -> bool:
+    return len(partition.buffer) >= count or partition.size >= size
 
 
 class Loss(NamedTuple):
@@ -99,6 +118,7 @@ class Partitions:
                 if not partition.buffer:
                     self._turns.append(partition)
                 partition.buffer.extend(fetched)
+                partition.size += sum(map(_size_of, fetched))
                 count += len(fetched)
         return count
 
@@ -113,43 +133,47 @@ class Partitions:
             buffer = partition.buffer
             count = min(demand, most, len(buffer))
             records = [buffer.popleft() for _ in range(count)]
+            partition.size -= sum(map(_size_of, records))
             shares.append((partition.key, partition.tracker.deliver([record.offset for record in records]), records))
             demand -= count
             if buffer:
                 turns.append(partition)
         return shares
 
-    def limit(self) -> int:
+    def limits(self) -> Tuple[int, int]:
         """
-        Return how many records of one partition may wait before fetching from it pauses.
+        Return how many records of one partition, and how many bytes, may wait before fetching from it pauses.
         """
-        return max(_LEAST_PER_PARTITION, _MOST_WAITING // max(1, len(self._held)))
+        count = max(1, len(self._held))
+        return max(_LEAST_PER_PARTITION, _MOST_WAITING // count), max(_LEAST_BYTES, _MOST_BYTES // count)
 
     def full(self, paused: Set[Any]) -> Set[Key]:
         """
-        Return the partitions from which nothing more is to be fetched now: those at the limit, and of those in
-        *paused* those that are not down to half of it.
+        Return the partitions from which nothing more is to be fetched now: those at a limit, and of those in *paused*
+        those that are not down to half of it.
         """
-        limit = self.limit()
+        most, size = self.limits()
         return {
             key
             for key, partition in self._held.items()
-            if len(partition.buffer) >= limit or (key in paused and len(partition.buffer) > limit // 2)
+            if _has(partition, most, size) or (key in paused and _has(partition, most // 2 + 1, size // 2 + 1))
         }
 
-    def has_room(self) -> bool:
+    def has_room(self, was_full: bool = True) -> bool:
         """
-        Whether there is a partition that is down to half of its limit, or none at all.
+        Whether a partition is below its limits (down to half of them, when all were full before), or there is none.
         """
-        least = self.limit() // 2
-        return not self._held or any(len(partition.buffer) <= least for partition in self._held.values())
+        most, size = self.limits()
+        if was_full:
+            most, size = most // 2 + 1, size // 2 + 1
+        return not self._held or not all(_has(partition, most, size) for partition in self._held.values())
 
     def drop_waiting(self) -> None:
         """
         Forget what was not handed over.
         """
         for partition in self._held.values():
-            partition.buffer.clear()
+            partition.clear()
         self._turns.clear()
 
     # Acknowledgements and commits.
@@ -177,10 +201,19 @@ class Partitions:
         points = {}
         for partition in self._select(keys):
             point = partition.tracker.commit_point()
-            has_moved = point != partition.committed and partition.tracker.has_progress()
-            if point is not None and (has_moved or is_forced):
+            if is_forced:
+                point = partition.resume_at if point is None else point
+            elif point == partition.committed or not partition.tracker.has_progress():
+                point = None
+            if point is not None:
                 points[partition.key] = point
         return points
+
+    def acknowledged(self) -> int:
+        """
+        Return how many messages were acknowledged since the last call.
+        """
+        return sum(partition.tracker.take_finished() for partition in self._held.values())
 
     def committed(self, points: Mapping[Key, int]) -> None:
         """
@@ -246,7 +279,7 @@ class Partitions:
 
     def _restart(self, partition: Partition) -> None:
         partition.tracker = Tracker(partition.key, partition.tracker.places)
-        partition.buffer.clear()
+        partition.clear()
         partition.committed = None
         if partition in self._turns:
             self._turns.remove(partition)
@@ -261,7 +294,7 @@ class Partitions:
             partition = self._held.pop(key, None)
             if partition is not None:
                 partition.resume_at = partition.position()
-                partition.buffer.clear()
+                partition.clear()
                 self._revoked[partition.key] = partition
         self._turns = deque(partition for partition in self._turns if partition.buffer)
 
@@ -298,7 +331,7 @@ class Partitions:
         for key in keys:
             partition = self._held.pop(key, None) or self._revoked.pop(key, None)
             if partition is not None:
-                partition.buffer.clear()
+                partition.clear()
                 self._release(partition.key)
         self._turns = deque(partition for partition in self._turns if partition.buffer)
 

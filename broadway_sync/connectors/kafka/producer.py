@@ -5,7 +5,7 @@ The Kafka producer.
 from __future__ import annotations
 
 import math
-from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Tuple
+from typing import Any, Callable, Iterable, List, Mapping, Optional, Tuple
 
 import attrs
 
@@ -111,8 +111,21 @@ class KafkaProducer(Producer):
         acknowledger = consumer.acknowledger
         messages: List[Message] = []
         for key, lot, records in consumer.take(demand):
+            topic, partition = key
             messages += [
-                Message(record.value, (acknowledger, lot, record.offset), metadata=_metadata(record), batch_key=key)
+                Message(
+                    record.value,
+                    (acknowledger, lot, record.offset),
+                    metadata={
+                        "topic": topic,
+                        "partition": partition,
+                        "offset": record.offset,
+                        "key": record.key,
+                        "ts": record.timestamp,
+                        "headers": record.headers,
+                    },
+                    batch_key=key,
+                )
                 for record in records
             ]
         return messages
@@ -131,17 +144,6 @@ class KafkaProducer(Producer):
         """
         if self._consumer is not None:
             self._consumer.close()
-
-
-def _metadata(record: Any) -> Dict[str, Any]:
-    return {
-        "topic": record.topic,
-        "partition": record.partition,
-        "offset": record.offset,
-        "key": record.key,
-        "ts": record.timestamp,
-        "headers": record.headers,
-    }
 
 
 def _partition_by(number: int) -> Callable[[Message], int]:

@@ -21,7 +21,7 @@ from ...runtime.wait_list import WaitList
 from ..common.events import ASSIGNMENTS_REVOKED
 from ..common.reporter import ReportedSpan, Reporter
 from .acknowledger import KafkaAcknowledger
-from .client import Client, Listener
+from .client import Client, GroupError, Listener
 from .options import KafkaOptions
 from .partitions import Key, Partitions
 
@@ -80,7 +80,7 @@ class Rebalances:
         """
         The consumer has left the group.
         """
-        self.has_joined = False
+        self._is_hurried = self.has_joined = False
         self.to_reset.clear()
 
     def settle(self) -> None:
@@ -97,28 +97,28 @@ class Rebalances:
         Wait for what is in the pipeline, and yield what to commit.
         """
         self.to_reset.difference_update(keys)
-        if not keys:
-            self.has_joined = False
-            return
         with self._lock:
             self._partitions.revoke(keys)
+        if not keys or self._is_hurried:  # the first join; the end, when all is committed (3.x)
+            self.has_joined = False
+            return
         try:
             with self._reporter.span(ASSIGNMENTS_REVOKED, partitions=list(keys)) as span:
                 yield from self._finish(client, keys, span)
+        except GroupError:  # 2.x does not say that we were expelled: others had the partitions meanwhile
+            self._lost(keys)
+            raise
         finally:
             self._let_go(client, keys)
 
     def _finish(self, client: Client, keys: List[Key], span: ReportedSpan) -> Iterator[Dict[Key, int]]:
         deadline = monotonic() + self._timeout
+        is_forced = True  # at least one commit, to see whether we are still a member
         while True:
             self.settle()
             with self._lock:
-                points = self._partitions.to_commit(keys)
+                points = self._partitions.to_commit(keys, is_forced)
                 unfinished = span.stop_metadata["unfinished"] = self._partitions.unfinished(keys)
-            is_over = not unfinished or self._is_hurried or monotonic() >= deadline
-            if not points and not is_over:
-                with self._lock:
-                    points = self._partitions.to_commit(keys, is_forced=True)
             if points:
                 yield points
                 error = client.take_commit_error()
@@ -126,13 +126,16 @@ class Rebalances:
                     raise error
                 with self._lock:
                     self._partitions.committed(points)
-            if is_over:
+            if not unfinished or self._is_hurried or monotonic() >= deadline:
                 return
-            self._wait(deadline)
+            is_forced = not self._wait(deadline)
 
-    def _wait(self, deadline: float) -> None:
+    def _wait(self, deadline: float) -> bool:
+        """
+        Wait a moment for acknowledgements; False if none came, and the client has to have its turn.
+        """
         seconds = min(_BREATH_SECONDS, max(0.0, deadline - monotonic()))
-        self._acknowledged.wait_for(lambda: self._is_hurried or not self._acknowledger.is_empty(), seconds)
+        return self._acknowledged.wait_for(lambda: self._is_hurried or not self._acknowledger.is_empty(), seconds)
 
     def _let_go(self, client: Client, keys: List[Key]) -> None:
         """

@@ -336,6 +336,7 @@ def record(key: Any, offset: int) -> Any:
         offset=offset,
         key=b"key",
         value=b"%d" % offset,
+        serialized_value_size=len(b"%d" % offset),
         timestamp=1_700_000_000_000 + offset,
         headers=[],
     )

@@ -4,12 +4,11 @@ What a pipeline on a real Kafka does when something breaks: nothing is lost, and
 
 from __future__ import annotations
 
-import gc
 import logging
 import re
 import threading
 import time
-from typing import Any, Iterator
+from typing import Any
 
 import pytest
 
@@ -27,19 +26,7 @@ from tests.connectors.kafka.support import (
 )
 from tests.helpers import SCALE, Gate, eventually
 
-# kafka-python 3.0 does not close the sockets of connections that are refused, which shows when they are collected:
-# here, and not in a later test that has nothing to do with it.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
-
-@pytest.fixture(autouse=True)
-def collected() -> Iterator[None]:
-    """
-    Collect what the client left behind.
-    """
-    yield
-    gc.collect()
-
+pytestmark = pytest.mark.usefixtures("leaks_of_the_client")
 
 PROCESS = "tests.connectors.kafka.consumer_process"
 
@@ -159,6 +146,22 @@ def test_stop_while_the_broker_is_down(kafka: Any) -> None:
             assert time.monotonic() - since < 2 * SCALE
     finally:
         telemetry.detach("down")
+
+
+def test_stop_after_the_broker_has_gone(kafka: Any) -> None:
+    """
+    A stop while the broker is gone in the middle of the work leaves uncommitted what cannot be committed.
+    """
+    topic, group = kafka.topic(), kafka.group()
+    kafka.produce(topic, values(20))
+    seen = Seen()
+    with consuming(kafka.bootstrap, topic, group, seen) as pipeline:
+        seen.wait_for(20)
+        wait_until_committed(kafka, group, topic)
+        kafka.kill()
+        since = time.monotonic()
+        pipeline.stop()
+        assert time.monotonic() - since < 4 * SCALE
 
 
 def test_stop_in_the_middle_of_a_poll(kafka: Any) -> None:

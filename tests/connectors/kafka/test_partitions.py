@@ -15,11 +15,11 @@ from broadway_sync.connectors.kafka.partitions import Partitions
 A, B, C = ("t", 0), ("t", 1), ("t", 2)
 
 
-def records(*offsets: int) -> list[Any]:
+def records(*offsets: int, size: int = 1) -> list[Any]:
     """
     Return records with these offsets.
     """
-    return [SimpleNamespace(offset=offset) for offset in offsets]
+    return [SimpleNamespace(offset=offset, serialized_value_size=size) for offset in offsets]
 
 
 @pytest.fixture
@@ -97,9 +97,10 @@ def test_limits(partitions: Partitions) -> None:
     A partition is full at its part of the limit, and has room again at half of that.
     """
     partitions.assign([A, B])
-    limit = partitions.limit()
+    limit, _ = partitions.limits()
     partitions.add({A: records(*range(limit)), B: records(*range(limit // 2 + 1))})
-    assert (partitions.full(set()), partitions.full({A, B}), partitions.has_room()) == ({A}, {A, B}, False)
+    assert (partitions.full(set()), partitions.full({A, B})) == ({A}, {A, B})
+    assert (partitions.has_room(was_full=True), partitions.has_room(was_full=False)) == (False, True)
     partitions.take(3)
     partitions.take(3)
     assert (partitions.full(set()), partitions.full({A, B}), partitions.has_room()) == (set(), {A}, True)
@@ -112,8 +113,24 @@ def test_the_limit_is_shared(partitions: Partitions) -> None:
     limits = []
     for count in (1, 4, 1000):
         partitions.assign([("t", number) for number in range(count)])
-        limits.append(partitions.limit())
-    assert limits == [8000, 2000, 100]
+        limits.append(partitions.limits())
+    mib = 1024 * 1024
+    assert limits == [(8000, 32 * mib), (2000, 8 * mib), (100, mib)]
+
+
+def test_large_records(partitions: Partitions) -> None:
+    """
+    Large records count by their size.
+    """
+    partitions.assign([A])
+    _, size = partitions.limits()
+    partitions.add({A: records(0, 1, size=size // 2)})
+    assert (partitions.full(set()), partitions.has_room(was_full=False)) == ({A}, False)
+    partitions.take(1)
+    assert (partitions.full({A}), partitions.has_room()) == (set(), True)
+    partitions.revoke([A])
+    partitions.assign([A])
+    assert partitions.full({A}) == set()
 
 
 def test_back_at_once(partitions: Partitions, held: list[Any]) -> None:

@@ -413,6 +413,28 @@ def test_commit_of_a_revoke_fails(heard: Any) -> None:
     assert kafka.committed == {}
 
 
+def test_expelled_without_a_word(version: int) -> None:
+    """
+    2.x calls an expulsion a revoke. The commit that is refused tells: the partition begins anew where others left it.
+    """
+    kafka = FakeKafka(A, version=version)
+    kafka.produce(A, 10)
+    seen = Seen()
+    with running(kafka, seen):
+        committed(kafka, p0=10)
+        kafka.produce(A, 10)
+        kafka.fail("commit", *[GroupError("unknown member")] * 20)
+        eventually(lambda: len(seen.values) == 20, "all")
+        kafka.order("revoke", None)
+        kafka.errors["commit"].clear()
+        kafka.committed[A] = 25
+        kafka.clients[0].positions.clear()
+        kafka.produce(A, 10)
+        kafka.order("assign", [A])
+        committed(kafka, p0=30)
+    assert seen.offsets[A] == [*range(20), *range(25, 30)]
+
+
 def test_order_across_assignments() -> None:
     """
     A partition is handled by the same processor whenever it comes back, so that two never have messages of it.
