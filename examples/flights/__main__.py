@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import sys
+import warnings
 from contextlib import closing
 from typing import Any, Callable, List, Optional, Sequence
 
@@ -116,7 +117,8 @@ def _watch(pipeline: Pipeline, store: Store, report: Report, display: Display, i
         trouble = f"the pipeline failed: {error}: {error.__cause__}"
     except DrainTimeoutError:
         # The abandoned threads may still be writing: the connection stays open. Whatever they do not commit before the
-        # process ends is rolled back.
+        # process ends is rolled back. Python 3.13 would warn of it.
+        warnings.filterwarnings("ignore", "unclosed database", ResourceWarning)
         return "stopped before all rows that had been read were stored"
     store.close()
     return trouble
