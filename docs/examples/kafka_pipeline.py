@@ -50,7 +50,7 @@ def main():
         context=records,
         producer={"module": (KafkaProducer, source)},
         processors={"default": {"concurrency": 10}},
-        batchers={"default": {"concurrency": 2, "batch_size": 100, "batch_timeout": 1.0}},
+        batchers={"default": {"batch_size": 100, "batch_timeout": 1.0}},
     )
     for signal_number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signal_number, lambda number, frame: pipeline.request_stop())

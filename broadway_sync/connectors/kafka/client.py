@@ -66,6 +66,8 @@ class Client:
         self._listener_error: Optional[BaseException] = None
         known = self._kafka.KafkaConsumer.DEFAULT_CONFIG
         self._config = to_config(options, name, index, known, self._make_network)
+        # 3.x has an I/O thread of its own.
+        self._is_threaded = self._kafka.AsyncConsumerRebalanceListener is not None
         self._consumer: Any = None
         self._network: Any = None
 
@@ -97,8 +99,20 @@ class Client:
         while not self.is_connected():
             if monotonic() >= deadline or is_over():
                 raise UnavailableError(f"no broker accepts us at {', '.join(self._options.hosts)}")
+            self._reach_out(0.05)
+
+    def _reach_out(self, seconds: float) -> None:
+        """
+        Try to connect to the brokers that are known, a moment long.
+        """
+        if self._is_threaded:
             # Without a subscription it looks for the group's coordinator, and returns no records.
-            self._consumer.poll(timeout_ms=50)
+            self._consumer.poll(timeout_ms=milliseconds(seconds))
+            return
+        # poll() of some 2.x does not come back before it has found a broker.
+        for broker in self._network.cluster.brokers():
+            self._network.ready(_node_id(broker))
+        self._network.poll(timeout_ms=milliseconds(seconds))
 
     def _wait_for_topics(self, is_over: Callable[[], bool]) -> None:
         """
@@ -107,10 +121,10 @@ class Client:
         """
         deadline = monotonic() + _METADATA_SECONDS
         while self.unknown_topics() and monotonic() < deadline and not is_over():
-            if self._kafka.AsyncConsumerRebalanceListener is None:
-                self._network.poll(timeout_ms=20)
-            else:
+            if self._is_threaded:
                 sleep(0.005)  # its I/O thread is at it, and offers nothing to wait on
+            else:
+                self._network.poll(timeout_ms=20)
 
     def poll(self, seconds: float, most: int) -> Mapping[Any, List[Any]]:
         """
@@ -371,6 +385,10 @@ def load() -> Any:
         ConfigurationError: It is not installed.
     """
     try:
+        # The codec of host names, which Python would import at the first connect, on a thread: the child of a fork at
+        # that moment would wait for the import for ever.
+        import encodings.idna  # noqa: F401
+
         import kafka
         from kafka.structs import OffsetAndMetadata, TopicPartition
     except ImportError as error:

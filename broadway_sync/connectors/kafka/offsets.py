@@ -21,11 +21,12 @@ class Lot:
     somebody dropped a message without acknowledging it.
     """
 
-    __slots__ = ("__weakref__", "entry", "tracker")
+    __slots__ = ("__weakref__", "entry", "places", "tracker")
 
     def __init__(self, tracker: Tracker, entry: _Entry) -> None:
         self.tracker = tracker
         self.entry = entry
+        self.places = tracker.places
 
 
 class _Entry:

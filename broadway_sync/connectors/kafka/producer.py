@@ -18,6 +18,7 @@ from ..common.reporter import Reporter
 from .assignments import Placement
 from .client import Client, load
 from .consumer import Consumer
+from .messages import RecordMessage
 from .offsets import Lot
 from .options import KafkaOptions
 from .partitions import Partitions
@@ -111,23 +112,7 @@ class KafkaProducer(Producer):
         acknowledger = consumer.acknowledger
         messages: List[Message] = []
         for key, lot, records in consumer.take(demand):
-            topic, partition = key
-            messages += [
-                Message(
-                    record.value,
-                    (acknowledger, lot, record.offset),
-                    metadata={
-                        "topic": topic,
-                        "partition": partition,
-                        "offset": record.offset,
-                        "key": record.key,
-                        "ts": record.timestamp,
-                        "headers": record.headers,
-                    },
-                    batch_key=key,
-                )
-                for record in records
-            ]
+            messages += [RecordMessage(record, (acknowledger, lot, record.offset), key) for record in records]
         return messages
 
     def prepare_for_draining(self) -> Iterable[Message]:
@@ -155,7 +140,7 @@ def _partition_by(number: int) -> Callable[[Message], int]:
         # By the acknowledger, and not by batch_key: handle_message may put another one.
         lot = message.acknowledger[1]
         if lot.__class__ is Lot:
-            place: int = lot.tracker.places[number]
+            place: int = lot.places[number]
             return place
         return 0  # pushed by somebody else, or in a test
 
