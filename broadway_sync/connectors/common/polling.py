@@ -192,7 +192,7 @@ class Session(Acknowledger):
             self._ready.clear()
             groups = [message.acknowledger[2].group for message in messages]
             messages += [message for group in groups if group is not None for message in self._groups.release(group)]
-        self._release(messages, RELEASE)
+        self._release(messages)
 
     def close(self, reason: Any) -> None:
         """
@@ -391,12 +391,12 @@ class Session(Acknowledger):
             for each in deliveries
         ]
 
-    def _release(self, messages: List[Message], action: Action) -> None:
+    def _release(self, messages: List[Message]) -> None:
         handles = self._unfinished_handles(messages)
         if handles:
             assert self._settler is not None
             self._forget(handles)
-            self._settler.post(action, handles)
+            self._settler.post(RELEASE, handles)
 
     def _unfinished_handles(self, messages: List[Message]) -> List[str]:
         """

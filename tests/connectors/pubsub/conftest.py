@@ -4,13 +4,13 @@ Fixtures of the tests of PubSubProducer.
 
 from __future__ import annotations
 
-from typing import Any, Callable, Iterator
+from typing import Any, Callable
 
 import pytest
 
 from broadway_sync.connectors.pubsub import PubSubProducer
 from tests.brokers.pubsub import PubSub
-from tests.connectors.pubsub.support import LEASE, QUICK, Heard, Recorder
+from tests.connectors.pubsub.support import LEASE, QUICK, Recorder
 
 
 @pytest.fixture
@@ -51,19 +51,3 @@ def start(make_pipeline: Callable[..., Any]) -> Callable[..., Any]:
         return make_pipeline(handler or Recorder(), producer=producer, **settings).start()
 
     return start
-
-
-@pytest.fixture
-def hear() -> Iterator[Callable[..., Heard]]:
-    """
-    Return a function that listens to telemetry until the end of the test.
-    """
-    made: list[Heard] = []
-
-    def hear(*events: tuple[str, ...]) -> Heard:
-        made.append(Heard(*events))
-        return made[-1]
-
-    yield hear
-    for heard in made:
-        heard.close()

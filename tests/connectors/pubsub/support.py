@@ -11,9 +11,9 @@ from typing import Any, Callable, Iterable
 
 import pytest
 
-from broadway_sync import Message, telemetry
+from broadway_sync import Message
 from tests.brokers.pubsub import PubSub
-from tests.helpers import SCALE, unique_name
+from tests.helpers import SCALE
 
 LONG = 30.0 * SCALE
 """Seconds after which a test gives up on what takes the emulator some seconds."""
@@ -75,43 +75,6 @@ class Recorder:
         Return what has been handled more than once.
         """
         return {data for data, count in self.counts.items() if count > 1}
-
-
-class Heard:
-    """
-    Telemetry of some kinds, until the end of the test.
-    """
-
-    def __init__(self, *events: tuple[str, ...]) -> None:
-        self._changed = threading.Condition()
-        self.events: list[tuple[Any, Any, Any]] = []
-        self._id = unique_name("heard")
-        telemetry.attach_many(self._id, list(events), self._hear)
-
-    def _hear(self, event: Any, measurements: Any, metadata: Any, config: Any) -> None:
-        with self._changed:
-            self.events.append((event, measurements, metadata))
-            self._changed.notify_all()
-
-    def wait_for(self, count: int, where: Callable[[Any], Any] = lambda metadata: True) -> None:
-        """
-        Wait until events with metadata that satisfy *where* have come *count* times.
-        """
-        with self._changed:
-            enough = self._changed.wait_for(lambda: len(self.metadata(where)) >= count, LONG)
-        assert enough, self.events
-
-    def metadata(self, where: Callable[[Any], Any] = lambda metadata: True) -> list[Any]:
-        """
-        Return the metadata that satisfy *where*.
-        """
-        return [metadata for _, _, metadata in self.events if where(metadata)]
-
-    def close(self) -> None:
-        """
-        Hear no more.
-        """
-        telemetry.detach(self._id)
 
 
 def failures(caplog: pytest.LogCaptureFixture, text: str = "") -> list[str]:

@@ -4,11 +4,11 @@ Fixtures of the tests of SQSProducer.
 
 from __future__ import annotations
 
-from typing import Any, Callable, Iterator
+from typing import Any, Callable
 
 import pytest
 
-from tests.connectors.sqs.support import Heard, Recorder, module
+from tests.connectors.sqs.support import Recorder, module
 
 
 @pytest.fixture
@@ -31,19 +31,3 @@ def start(make_pipeline: Callable[..., Any]) -> Callable[..., Any]:
         return make_pipeline(handler or Recorder(), producer=producer, **settings).start()
 
     return start
-
-
-@pytest.fixture
-def hear() -> Iterator[Callable[..., Heard]]:
-    """
-    Return a function that listens to telemetry until the end of the test.
-    """
-    made: list[Heard] = []
-
-    def hear(*events: tuple[str, ...]) -> Heard:
-        made.append(Heard(*events))
-        return made[-1]
-
-    yield hear
-    for heard in made:
-        heard.close()

@@ -11,9 +11,9 @@ from typing import Any, Callable, Iterable, Mapping
 
 import pytest
 
-from broadway_sync import Message, telemetry
+from broadway_sync import Message
 from broadway_sync.connectors.sqs import SQSProducer
-from tests.helpers import SCALE, eventually, unique_name
+from tests.helpers import SCALE, eventually
 
 LONG = 30.0 * SCALE
 """Seconds after which a test gives up on what takes a server some seconds."""
@@ -77,39 +77,6 @@ def module(queue_url: str, server: Any, port: int | None = None, **options: Any)
     """
     config = {**server.client_options(port), **options.pop("config", {})}
     return (SQSProducer, {"queue_url": queue_url, **FAST, "config": config, **options})
-
-
-class Heard:
-    """
-    Telemetry of one kind, until the end of the test.
-    """
-
-    def __init__(self, *events: tuple[str, ...]) -> None:
-        self._changed = threading.Condition()
-        self.events: list[tuple[Any, Any, Any]] = []
-        self._id = unique_name("heard")
-        telemetry.attach_many(self._id, list(events), self._hear)
-
-    def _hear(self, event: Any, measurements: Any, metadata: Any, config: Any) -> None:
-        with self._changed:
-            self.events.append((event, measurements, metadata))
-            self._changed.notify_all()
-
-    def wait_for(self, count: int, where: Callable[[Any], Any] = lambda metadata: True) -> None:
-        """
-        Wait for the event to come *count* times with metadata that satisfy *where*.
-        """
-        with self._changed:
-            enough = self._changed.wait_for(
-                lambda: sum(1 for _, _, metadata in self.events if where(metadata)) >= count, LONG
-            )
-        assert enough, self.events
-
-    def close(self) -> None:
-        """
-        Hear no more.
-        """
-        telemetry.detach(self._id)
 
 
 def said(caplog: pytest.LogCaptureFixture, text: str) -> list[str]:
