@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from . import telemetry
 from .acknowledger import Acknowledger, CallerAcknowledger, NoopAcknowledger, ack_immediately
+from .around import Around, Call, add_around, remove_around
 from .batch_info import BatchInfo
 from .buffer import Buffer, BufferProducer
 from .errors import (
@@ -33,6 +34,7 @@ from .partition import partition_key
 from .pipeline import Pipeline
 from .producer import Producer, Stage
 from .registry import all_running, get_pipeline
+from .statistics import StageStatistics, Statistics
 from .test_ref import TestRef
 
 __all__ = [
@@ -52,6 +54,14 @@ __all__ = [
     "BatchInfo",
     "ack_immediately",
     "partition_key",
+    # around callbacks
+    "Around",
+    "Call",
+    "add_around",
+    "remove_around",
+    # what goes on
+    "Statistics",
+    "StageStatistics",
     # producers
     "Producer",
     "Stage",

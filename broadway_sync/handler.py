@@ -78,7 +78,7 @@ def find_callback(handler: Any, name: str) -> Optional[Callback]:
     return callback
 
 
-_ARGUMENTS = {
+ARGUMENTS = {
     "handle_message": ("processor", "message", "context"),
     "prepare_messages": ("messages", "context"),
     "handle_batch": ("batcher", "messages", "batch_info", "context"),
@@ -99,7 +99,7 @@ def resolve_handler(handler: Any, *, with_batchers: bool) -> Any:
     if inspect.isclass(handler) and not _accepts(getattr(handler, "handle_message", None), "handle_message"):
         handler = _instantiate(handler)
     required = ("handle_message", "handle_batch") if with_batchers else ("handle_message",)
-    for name in _ARGUMENTS:
+    for name in ARGUMENTS:
         callback = find_callback(handler, name)
         if callback is not None:
             _check(handler, name, callback)
@@ -120,11 +120,11 @@ def _instantiate(handler: Any) -> Any:
 
 def _missing(handler: Any, name: str) -> str:
     why = " (required with batchers)" if name == "handle_batch" else ""
-    return f"handler.{name}: missing{why}, {handler!r} must define {name}({', '.join(_ARGUMENTS[name])})"
+    return f"handler.{name}: missing{why}, {handler!r} must define {name}({', '.join(ARGUMENTS[name])})"
 
 
 def _check(handler: Any, name: str, callback: Callback) -> None:
-    arguments = ", ".join(_ARGUMENTS[name])
+    arguments = ", ".join(ARGUMENTS[name])
     if not callable(callback):
         raise ConfigurationError(f"handler.{name}: expected a callable, got: {callback!r}")
     call = callback if inspect.isroutine(callback) else getattr(callback, "__call__", callback)
@@ -139,7 +139,7 @@ def _check(handler: Any, name: str, callback: Callback) -> None:
 
 def _accepts(callback: Any, name: str) -> bool:
     try:
-        inspect.signature(callback).bind(*_ARGUMENTS[name])
+        inspect.signature(callback).bind(*ARGUMENTS[name])
     except ValueError:  # a builtin without a signature: cannot tell
         return True
     except TypeError:

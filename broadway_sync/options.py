@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Mapping, Optional, Tuple,
 
 import attrs
 
+from .around import to_hooks
 from .log import safe_repr
 from .masking import mask_module
 from .rules import (
@@ -194,6 +195,9 @@ class PipelineOptions:
     resubscribe_interval: float = option(0.1, seconds_from_zero, "pause between a producer's crash and its next demand")
     partition_by: Optional[PartitionBy] = option(
         None, _optional_partition_by, "inherited by processors and batchers that set none"
+    )
+    around: Tuple[Any, ...] = option(
+        (), None, "function of (call, messages) that returns call(), or several: run around each callback", to_hooks
     )
 
     @property

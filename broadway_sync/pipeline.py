@@ -12,6 +12,7 @@ import attrs
 
 from . import registry
 from .acknowledger import CallerAcknowledger
+from .around import Hook, to_hooks
 from .errors import (
     AlreadyStartedError,
     ConfigurationError,
@@ -25,6 +26,7 @@ from .options import PipelineOptions, build_options, check_rate_limiting, inheri
 from .producer import Producer
 from .rules import is_seconds
 from .runtime.stage_thread import current_owner
+from .statistics import Statistics
 from .telemetry import execute
 from .telemetry.events import TOPOLOGY_INIT
 from .test_ref import TestRef
@@ -56,6 +58,8 @@ class Pipeline:
         max_seconds: The time in which restarts are counted.
         resubscribe_interval: Seconds between a producer's crash and its next demand.
         partition_by: Inherited by processors and batchers that set none.
+        around: ``around(call, messages) -> call()``, or a sequence of such hooks, the outermost first: run around each
+            callback on its thread, see :class:`Around`.
 
     Raises:
         ConfigurationError: Any mistake in the above; the text names the option, the value and the rule.
@@ -75,6 +79,7 @@ class Pipeline:
         max_seconds: float = 5.0,
         resubscribe_interval: float = 0.1,
         partition_by: Any = None,
+        around: Any = None,
     ) -> None:
         options = build_options(
             name=name,
@@ -87,6 +92,7 @@ class Pipeline:
             max_seconds=max_seconds,
             resubscribe_interval=resubscribe_interval,
             partition_by=partition_by,
+            around=around,
         )
         self._handler = resolve_handler(handler, with_batchers=bool(options.batchers))
         self._options = _validate_producer(options)
@@ -230,6 +236,46 @@ class Pipeline:
             if exc is None:
                 raise
             log_error("the pipeline ended badly while an exception left its `with`", error, self.name, self.name)
+
+    def add_around(self, hook: Hook) -> None:
+        """
+        Add a hook inside of those of the option ``around``, from the next start on.
+
+        Raises:
+            ConfigurationError: *hook* is ``async def``, or cannot be called with ``(call, messages)``.
+            AlreadyStartedError: The pipeline is running.
+        """
+        hooks = to_hooks(hook)
+        with self._lock:
+            if self._is_starting or self.state in ("running", "draining"):
+                raise AlreadyStartedError(f"pipeline {self.name!r} is running: add_around() comes before start()")
+            self._options = attrs.evolve(self._options, around=(*self._options.around, *hooks))
+
+    def fail(self, cause: BaseException) -> None:
+        """
+        Give up: take nothing new, drain what is there, end in the state ``"failed"``. Returns at once; any thread.
+
+        ``join()`` raises PipelineFailedError from *cause*. On a pipeline that is not running it does nothing.
+
+        Raises:
+            TypeError: *cause* is no exception.
+        """
+        if not isinstance(cause, BaseException):
+            raise TypeError(f"fail() expects the exception to blame, got: {safe_repr(cause)}")
+        if self._run is not None:
+            self._run.fail(cause)
+
+    def statistics(self) -> Statistics:
+        """
+        Return what the pipeline and each of its stages is doing, in any state. Cheap: nothing is stopped for it.
+        """
+        return Statistics(name=self.name, state="new") if self._run is None else self._run.statistics()
+
+    def stacks(self) -> Dict[str, str]:
+        """
+        Return the present stack of each of the pipeline's threads, as text, by the name of the thread.
+        """
+        return {} if self._run is None else self._run.stacks()
 
     def topology(self) -> Dict[str, List[Dict[str, Any]]]:
         """

@@ -21,9 +21,9 @@ NO_IO |= {"threading", "_thread", "time", "sched", "selectors", "os", "io"}
 
 # What each layer may import of the library; what stands higher may import what stands lower.
 CORE_MAY = {"core", "errors"}
-RUNTIME_MAY = CORE_MAY | {"runtime", "log"}
-VALUES = {"acknowledger", "batch_info", "errors", "handler", "log", "masking", "message", "options"}
-VALUES |= {"partition", "producer", "rules"}
+RUNTIME_MAY = CORE_MAY | {"runtime", "log", "telemetry"}
+VALUES = {"acknowledger", "around", "batch_info", "errors", "handler", "log", "masking", "message", "options"}
+VALUES |= {"partition", "producer", "rules", "statistics"}
 TOPOLOGY_MAY = RUNTIME_MAY | VALUES | {"topology", "telemetry"}
 OUTSIDE = {"connectors", "integrations", "testing"}
 CONNECTORS_MAY = RUNTIME_MAY | VALUES | {"telemetry", "connectors"}

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import copy
 from collections import deque
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Deque, Dict, Hashable, List, Optional, Sequence, Tuple, Union
 
 from ..errors import InvalidReturnError
@@ -101,6 +102,8 @@ class BatchAccumulator:
         """Batches to hand on; the owner empties it."""
         self.rejected: Deque[Tuple[Message, BaseException]] = deque()
         """Messages that could not be batched, each with the reason; any thread may take them out."""
+        self.rejections = 0
+        """How many messages could not be batched so far."""
         self.waiting = 0
         """Messages in batches that were handed on and that :meth:`close` has not taken."""
 
@@ -109,6 +112,12 @@ class BatchAccumulator:
         Return the batches that are open or due.
         """
         return [batch for batches in self._open.values() for batch in batches.values()] + list(self._due.values())
+
+    def oldest(self) -> List[Batch]:
+        """
+        Return the oldest open batch in a list, which is empty if there is none.
+        """
+        return list(islice((batch for batch in self._calendar if batch.state is OPEN), 1))
 
     def add(self, messages: Sequence[Message], partition: Optional[int], now: float) -> None:
         """
@@ -139,6 +148,7 @@ class BatchAccumulator:
                     self._cut(batch, "flush")
             except BaseException as error:  # user code: __hash__, __eq__ of the key, the batch_size function
                 self.rejected.append((message, error))
+                self.rejections += 1
 
     def expire(self, now: float) -> None:
         """

@@ -95,6 +95,12 @@ class BatchDispatcher:
                 self._idle.remove(index)
                 yield index, queue.popleft()
 
+    def heads(self) -> List[Batch]:
+        """
+        Return the first batch of each queue; each batch that waits is younger than one of these, or than one at work.
+        """
+        return [queue[0] for queue in self._queues if queue]
+
     def waiting(self) -> Iterator[Batch]:
         """
         Yield the batches that wait in a queue, each followed by those that it blocks (which may come twice).

@@ -26,12 +26,15 @@ class Demand:
         self.returned: Deque[int] = deque()
         """Numbers of handled messages, to be subtracted; append only."""
         self._outstanding = 0
+        self.added = 0
+        """How many messages were handed over so far."""
 
     def add(self, count: int) -> None:
         """
         Count *count* messages as handed over.
         """
         self._outstanding += count
+        self.added += count
 
     def outstanding(self) -> int:
         """

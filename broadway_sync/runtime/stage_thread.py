@@ -24,6 +24,8 @@ class StageThread(threading.Thread):
         self._ended = ended
         self.owner = owner
         """The run that the thread belongs to."""
+        self.stage = getattr(body, "__self__", None)
+        """The stage whose ``run`` it runs."""
 
     def run(self) -> None:
         """

@@ -14,12 +14,14 @@ import sys
 import threading
 import traceback
 from queue import Empty, SimpleQueue
-from time import monotonic
+from time import monotonic, time_ns
 from typing import Any, Dict, Iterable, List, Optional, Tuple
 
 from ..core.restart_intensity import RestartIntensity
 from ..errors import DrainTimeoutError
 from ..log import log_error, log_warning
+from ..telemetry.events import TOPOLOGY_RESTART
+from ..telemetry.registry import execute
 from .deadline import Deadline
 from .stage_thread import StageThread
 
@@ -81,7 +83,8 @@ class ThreadSupervisor:
         """
         Args:
             owner: The run: ``build(is_last) -> generation``, ``begin_restart()``, ``begin_stop()``,
-                ``has_left_over() -> bool``, ``leave_behind() -> int`` and ``ended(cause, drain_error)``.
+                ``has_left_over() -> bool``, ``leave_behind() -> int``, ``ended(cause, drain_error)``, and
+                ``thread_ends(name)``, called on each thread of a stage.
         """
         self._name = name
         self._pipeline = pipeline
@@ -120,6 +123,12 @@ class ThreadSupervisor:
         """
         self._events.put(("stop", seconds, None))
 
+    def fail(self, seconds: float, cause: BaseException) -> None:
+        """
+        Begin the end because of *cause*. Like :meth:`stop`.
+        """
+        self._events.put(("fail", seconds, cause))
+
     def stacks(self) -> Dict[str, str]:
         """
         Return the present stack of each thread of this pipeline, the supervisor's included, as text.
@@ -140,6 +149,7 @@ class ThreadSupervisor:
         thread.start()
 
     def _thread_ended(self, thread: Any, error: Optional[BaseException]) -> None:
+        self._owner.thread_ends(thread.name)
         self._events.put(("ended", thread, error))
 
     # On the supervisor's thread.
@@ -149,6 +159,8 @@ class ThreadSupervisor:
             kind, subject, error = self._next_event()
             if kind == "stop":
                 self._begin(STOP, subject, None)
+            elif kind == "fail":
+                self._begin(FAIL, subject, error)
             elif kind == "ended":
                 self._stage_ended(subject, error)
             else:
@@ -170,6 +182,8 @@ class ThreadSupervisor:
             self._drain = Drain(reason, seconds, cause)
         else:
             self._drain.tighten(seconds)
+            if reason == FAIL and self._drain.cause is None:
+                self._drain.reason, self._drain.cause = FAIL, cause
         if reason == RESTART:
             self._owner.begin_restart()
         else:
@@ -232,6 +246,8 @@ class ThreadSupervisor:
             self._left_behind, self._hung, self._drain = 0, {}, None
             self._start_generation(is_last=False)
             log_warning("the pipeline was restarted", self._pipeline, self._name)
+            metadata = {"topology_name": self._pipeline, "name": self._name, "reason": drain.cause}
+            execute(TOPOLOGY_RESTART, {"system_time": time_ns()}, metadata)
             return True
         if self._owner.has_left_over() and not self._is_last and (drain is None or not drain.deadline.is_over()):
             self._start_generation(is_last=True)  # a stop came while a restart was under way, or all processors died

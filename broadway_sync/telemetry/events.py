@@ -19,6 +19,10 @@ MESSAGE = ("broadway", "processor", "message")
 BATCHER = ("broadway", "batcher")
 BATCH_PROCESSOR = ("broadway", "batch_processor")
 HANDLE_FAILED = ("broadway", "handle_failed")
+PRODUCER_RESTART = ("broadway", "producer", "restart")
+TOPOLOGY_RESTART = ("broadway", "topology", "restart")
+RETRY = ("broadway", "retry")
+DEAD_LETTER = ("broadway", "dead_letter")
 
 METADATA: Dict[Tuple[str, ...], str] = {
     TOPOLOGY_INIT: "config (the PipelineOptions), name; once per start, with the measurement system_time",
@@ -40,5 +44,14 @@ METADATA: Dict[Tuple[str, ...], str] = {
     HANDLE_FAILED + ("start",): "topology_name, name, module (the handler), messages, context",
     HANDLE_FAILED + ("stop",): "the same, with the messages that handle_failed returned",
     HANDLE_FAILED + ("exception",): "handle_failed raised",
+    PRODUCER_RESTART: "topology_name, name, reason (the exception); a producer crashed and is made again, with the "
+    "measurement system_time",
+    RETRY + ("attempt",): "topology_name, name, callback, messages, reason; an attempt failed and another one follows, "
+    "with the measurements attempt (1 is the first) and delay (ns until the next one)",
+    RETRY + ("gave_up",): "the same, after the last attempt, with the measurement attempt",
+    DEAD_LETTER + ("start",): "topology_name, name, messages",
+    DEAD_LETTER + ("stop",): "the same, accepted by whom they were written to",
+    DEAD_LETTER + ("exception",): "they were not accepted",
+    TOPOLOGY_RESTART: "topology_name, name, reason; all stages were restarted, with the measurement system_time",
 }
 """Event -> its metadata."""

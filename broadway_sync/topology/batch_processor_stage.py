@@ -4,7 +4,9 @@ Batch processors: handle one batch at a time and settle it.
 
 from __future__ import annotations
 
+from contextvars import Context
 from queue import Empty
+from time import monotonic
 from typing import Any, Dict, List, Optional
 
 from ..batch_info import BatchInfo
@@ -13,6 +15,7 @@ from ..core.batch_dispatcher import chain
 from ..errors import InvalidReturnError
 from ..log import log_error
 from ..message import Message
+from ..statistics import StageStatistics
 from ..telemetry.events import BATCH_PROCESSOR
 from ..telemetry.registry import Span, heard
 from .batcher_stage import BatcherStage
@@ -36,6 +39,9 @@ class BatchProcessorStage:
         self._inbox = batcher.inboxes[index]
         self._batch: Optional[Batch] = None
         self.is_abandoned = False
+        # For statistics.
+        self._handled = 0
+        self._taken_at = self.finished_at = 0.0
 
     def run(self) -> None:
         """
@@ -49,6 +55,7 @@ class BatchProcessorStage:
             batch = self._inbox.get()
             if batch is None or self.is_abandoned:
                 return
+            self._taken_at = monotonic()
             self._batch = batch
             self._step(batch)
             if self.is_abandoned:
@@ -57,6 +64,8 @@ class BatchProcessorStage:
 
     def _put_down(self, batch: Batch) -> None:
         self._batch = None
+        self._handled += len(batch.messages)
+        self.finished_at = monotonic()
         self._batcher.finished(self.index, batch)
 
     def abandon(self) -> int:
@@ -73,6 +82,23 @@ class BatchProcessorStage:
         except Empty:
             self._inbox.put(None)
         return sum(message.claim() for batch in batches for message in list(batch.messages))
+
+    def statistics(self, now: float) -> StageStatistics:
+        """
+        Return what it is doing. Any thread.
+        """
+        batch = self._batch
+        busy_for = None if batch is None else max(0.0, now - self._taken_at)
+        return StageStatistics(
+            name=self.name,
+            kind="batch_processor",
+            key=self._batcher.key,
+            index=self.index,
+            in_hand=0 if batch is None else len(batch.messages),
+            handled=self._handled,
+            busy_for=busy_for,
+            age=None if batch is None else max(0.0, now - self._batcher.opened_at(batch)),
+        )
 
     def _step(self, batch: Batch) -> None:
         info = BatchInfo(self._batcher.key, batch.key, batch.partition, len(batch.messages), batch.trigger)
@@ -112,7 +138,7 @@ class BatchProcessorStage:
         assert settings.handle_batch is not None
         data = [message.data for message in messages]
         try:
-            returned = settings.handle_batch(info.batcher, list(messages), info, settings.context)
+            returned = Context().run(settings.handle_batch, info.batcher, list(messages), info, settings.context)
             # Equal means the same objects in the same order: messages are compared by identity.
             if returned != messages:
                 self._check_returned(returned, messages)

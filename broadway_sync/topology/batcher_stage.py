@@ -20,6 +20,7 @@ from ..log import log_error
 from ..message import Message
 from ..runtime.serial import Serial
 from ..runtime.wait_list import WaitList
+from ..statistics import StageStatistics
 from ..telemetry.events import BATCHER
 from ..telemetry.registry import Span, heard
 from .outcome import settle
@@ -42,6 +43,7 @@ class BatcherStage:
         self.name = name
         self._settings = settings
         self._partition_by = options.partition_by
+        self._timeout = options.batch_timeout
         self._concurrency = options.concurrency
         self.inboxes: List[SimpleQueue[Optional[Batch]]] = [SimpleQueue() for _ in range(options.concurrency)]
         """One for each batch processor: its next batch, or None when there will be none. Never holds more than one."""
@@ -51,6 +53,7 @@ class BatcherStage:
         self._accumulator = BatchAccumulator(options.batch_size, options.batch_timeout)
         self._dispatcher = BatchDispatcher(options.concurrency, is_partitioned=options.partition_by is not None)
         self._is_closing = False
+        self._received = self._handed_out = 0  # messages, for statistics
         # Written by who runs _serial, read by all:
         self.is_full = False
         """Whether processors must wait for room before they handle another chunk."""
@@ -152,6 +155,37 @@ class BatcherStage:
             self._deadline = math.inf
             self._post(self._expire, None, None)
 
+    def opened_at(self, batch: Batch) -> float:
+        """
+        Return the monotonic time at which the first message of *batch* arrived.
+        """
+        return batch.deadline - self._timeout
+
+    def statistics(self, now: float) -> StageStatistics:
+        """
+        Return what it is doing. Any thread.
+        """
+        oldest = self._serial.inspect(self._oldest, timeout=0.0)
+        waiting = max(0, self._received - self._handed_out - self._accumulator.rejections)
+        return StageStatistics(
+            name=self.name,
+            kind="batcher",
+            key=self.key,
+            waiting=waiting,
+            handled=self._handed_out,
+            age=None if oldest is None or not waiting else max(0.0, now - self.opened_at(oldest)),
+        )
+
+    def _oldest(self) -> Optional[Batch]:
+        """
+        Return the oldest batch that is not handed out; a guess if steps run meanwhile.
+        """
+        try:
+            batches = self._dispatcher.heads() + self._accumulator.oldest()
+        except (IndexError, RuntimeError):  # something changed while it was read
+            return None
+        return min(batches, key=lambda batch: batch.deadline, default=None)
+
     def abandon(self) -> int:
         """
         End, as things are; return how many messages were left unacknowledged.
@@ -202,6 +236,7 @@ class BatcherStage:
     def _accumulate(self, messages: List[Message], partition: Optional[int]) -> None:
         accumulator = self._accumulator
         accumulator.add(messages, partition, monotonic())
+        self._received += len(messages)
         if accumulator.waiting or self._deadline is None or self._room.parked:
             self._hand_out()
 
@@ -234,6 +269,7 @@ class BatcherStage:
         if accumulator.waiting:
             for index, batch in dispatcher.assign():
                 accumulator.close(batch)
+                self._handed_out += len(batch.messages)
                 self.inboxes[index].put(batch)
                 self._assigned[index] = batch  # after it is in the inbox, see lost_batch()
         self._move_gate(accumulator.waiting)

@@ -176,6 +176,14 @@ class Source:
         with self._lock:
             return self._demand.outstanding()
 
+    def counts(self) -> Tuple[int, int]:
+        """
+        Return how many messages no processor has taken yet, and how many were handed over in all.
+        """
+        with self._lock:
+            outstanding, added = self._demand.outstanding(), self._demand.added
+        return max(0, outstanding - self.in_hand()), added
+
     def in_hand(self) -> int:
         """
         Return how many of this source's messages processors have in hand just now.

@@ -5,6 +5,7 @@ The end of a step: failed messages are shown to ``handle_failed``, then all are 
 from __future__ import annotations
 
 import inspect
+from contextvars import Context
 from typing import Any, List, Optional, Sequence, Tuple
 
 from ..acknowledger import acknowledge
@@ -36,7 +37,7 @@ def _handle_failed(settings: Settings, stage: str, failed: List[Message]) -> Lis
         span.start({**metadata, "messages": list(failed)})
     before = snapshot(failed)
     try:
-        returned = settings.handle_failed(list(failed), settings.context)
+        returned = Context().run(settings.handle_failed, list(failed), settings.context)
         returned = _check_failed(settings, stage, failed, returned)
     except BaseException as error:  # user code: the messages are acknowledged as failed all the same
         drop_frame(error)

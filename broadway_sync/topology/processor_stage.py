@@ -4,11 +4,14 @@ Processors: take a chunk, prepare and handle its messages, settle those that are
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Optional, Tuple
+from contextvars import Context
+from time import monotonic
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from ..errors import InvalidReturnError, UnknownBatcherError
 from ..log import log_error
 from ..message import Message
+from ..statistics import StageStatistics
 from ..telemetry.events import MESSAGE, PROCESSOR
 from ..telemetry.registry import Span, heard
 from .batcher_stage import BatcherStage
@@ -43,6 +46,11 @@ class ProcessorStage:
         only = next(iter(batchers.values())) if len(batchers) == 1 else None
         self._only_batcher = None if only is None or only.is_partitioned else only
         self.is_abandoned = False
+        # Variables of callbacks: a new one as soon as a callback has set any, so that each callback finds it empty.
+        self._variables = Context()
+        # For statistics.
+        self._handled = 0
+        self._taken_at = self.finished_at = 0.0
 
     def run(self) -> None:
         """
@@ -57,6 +65,7 @@ class ProcessorStage:
             if chunk is None:
                 return
             self.chunk = chunk
+            self._taken_at = monotonic()
             source, messages, is_rejected = chunk
             count = len(messages)
             if source.emitters.parked:
@@ -82,6 +91,8 @@ class ProcessorStage:
         Give the credit of a chunk back, and wake the producer if that is worth a thread switch.
         """
         self.chunk = None
+        self._handled += count
+        self.finished_at = monotonic()
         if self._prepared or self._returned:
             self._prepared, self._returned = [], []
         source = chunk[0]
@@ -106,6 +117,23 @@ class ProcessorStage:
             chunk[1].clear()  # ends the loop over them
         prepared.clear()
         return sum(message.claim() for message in messages)
+
+    def statistics(self, now: float) -> StageStatistics:
+        """
+        Return what it is doing. Any thread.
+        """
+        chunk = self.chunk
+        busy_for = None if chunk is None else max(0.0, now - self._taken_at)
+        return StageStatistics(
+            name=self.name,
+            kind="processor",
+            key=self._key,
+            index=self.index,
+            in_hand=0 if chunk is None else len(chunk[1]),
+            handled=self._handled,
+            busy_for=busy_for,
+            age=busy_for,
+        )
 
     # The step: everything between taking a chunk and giving its credit back.
 
@@ -141,7 +169,7 @@ class ProcessorStage:
         assert settings.prepare_messages is not None
         before = snapshot(messages)
         try:
-            returned = settings.prepare_messages(list(messages), settings.context)
+            returned = Context().run(settings.prepare_messages, list(messages), settings.context)
             return self._check_prepared(returned, len(messages)), []
         except BaseException as error:  # user code: all messages of the chunk fail
             drop_frame(error)
@@ -168,14 +196,26 @@ class ProcessorStage:
     def _handle(self, messages: List[Message]) -> Outcome:
         """
         Call ``handle_message`` for each message.
-
-        The hot loop of the library; _handle_one is the same for one message, with its events.
         """
-        handle, key, context = self._settings.handle_message, self._key, self._settings.context
-        batchers = self._batchers
         successful: List[Message] = []
         failed: List[Message] = []
-        for message in messages:
+        rest = iter(messages)
+        is_through = False
+        while not is_through:
+            if self._variables:
+                self._variables = Context()
+            is_through = self._variables.run(self._handle_rest, rest, successful, failed)
+        return successful, failed
+
+    def _handle_rest(self, rest: Iterator[Message], successful: List[Message], failed: List[Message]) -> bool:
+        """
+        Call ``handle_message`` until the messages are through, or one call has set a context variable.
+
+        The hot loop of the library.
+        """
+        handle, key, context = self._settings.handle_message, self._key, self._settings.context
+        batchers, variables = self._batchers, self._variables
+        for message in rest:
             data, batcher, batch_key = message.data, message.batcher, message.batch_key
             try:
                 result = handle(key, message, context)
@@ -183,15 +223,16 @@ class ProcessorStage:
                     self._check_returned(result)
                 if result.status != "ok":
                     failed.append(result)
-                    continue
-                if batchers and result.batcher not in batchers:
+                elif batchers and result.batcher not in batchers:
                     raise self._unknown_batcher(result.batcher)
+                else:
+                    successful.append(result)
             except BaseException as error:  # user code: this message fails
                 message.data, message.batcher, message.batch_key = data, batcher, batch_key
                 failed.append(self._crash(message, error))
-                continue
-            successful.append(result)
-        return successful, failed
+            if variables:
+                return False
+        return True
 
     def _check_returned(self, returned: Any) -> None:
         """

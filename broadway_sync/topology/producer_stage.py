@@ -6,15 +6,21 @@ from __future__ import annotations
 
 import math
 import threading
-from time import monotonic
-from typing import Any, Callable, Iterable, List, Optional
+from time import monotonic, time_ns
+from typing import Any, Callable, Iterable, List, Optional, TypeVar
 
+from ..around import surround_producer
 from ..errors import EndOfStream, NotRunningError
 from ..log import log_error, safe_repr
 from ..producer import Producer, Stage, to_messages
 from ..runtime.wait_list import Latch, WaitList
+from ..statistics import StageStatistics
+from ..telemetry.events import PRODUCER_RESTART
+from ..telemetry.registry import execute
 from .dispatcher import Source
 from .settings import Settings
+
+T = TypeVar("T")
 
 
 class ProducerStage:
@@ -61,6 +67,7 @@ class ProducerStage:
         self._thread_id = 0
         self._alarm = WaitList()  # the producer's thread, while it waits for the time, wake() or a stop
         self._stop_reason: Any = "shutdown"
+        self._restarts = 0
 
     def run(self) -> None:
         """
@@ -128,6 +135,20 @@ class ProducerStage:
             if is_over():
                 raise NotRunningError(f"{self.name} takes no more messages: it drains, or this producer was terminated")
 
+    def statistics(self, now: float) -> StageStatistics:
+        """
+        Return what it is doing. Any thread.
+        """
+        waiting, handed_over = self.source.counts()
+        return StageStatistics(
+            name=self.name,
+            kind="producer",
+            index=self.index,
+            waiting=waiting,
+            handled=handed_over,
+            restarts=self._restarts,
+        )
+
     def abandon(self) -> int:
         """
         Give up on a thread that hangs: what it may still return is dropped. Returns 0, it has handed over nothing more.
@@ -160,6 +181,10 @@ class ProducerStage:
             self._terminate(crash)
             if not self._restart():
                 return crash
+            self._restarts += 1
+            metadata = {"topology_name": self.settings.name, "name": self.name, "reason": crash}
+            execute(PRODUCER_RESTART, {"system_time": time_ns()}, metadata)
+            del metadata
             del crash  # its traceback keeps the messages of the answer alive
             self._alarm.wait_for(lambda: self.is_draining, self.settings.options.resubscribe_interval)
             if self.is_draining:
@@ -171,14 +196,14 @@ class ProducerStage:
         self._stage = producer.stage = _Stage(self, producer)
         self._producer = producer
         try:
-            producer.init()
+            self._surround("init", producer.init)
             self._ask(producer)
         except EndOfStream as end:
             self._hand_over(end.messages, "EndOfStream")
             self.is_exhausted = True
         else:
             if not self.is_forgotten:
-                self._hand_over(producer.prepare_for_draining(), "prepare_for_draining")
+                self._surround("prepare_for_draining", lambda: self._last_messages(producer))
 
     def _ask(self, producer: Producer) -> None:
         """
@@ -196,9 +221,24 @@ class ProducerStage:
                 may_ask_at = 0.0
                 continue
             self._seen_wakes = self._wakes
-            count = self._hand_over(producer.handle_demand(demand), "handle_demand")
+            if self.settings.hooks:
+                count = self._surround("handle_demand", lambda: self._meet(producer, demand))  # noqa: B023
+            else:
+                count = self._meet(producer, demand)
             is_short = count < demand and self._wakes == self._seen_wakes
             may_ask_at = monotonic() + producer.poll_interval if is_short else 0.0
+
+    def _meet(self, producer: Producer, demand: int) -> int:
+        return self._hand_over(producer.handle_demand(demand), "handle_demand")
+
+    def _last_messages(self, producer: Producer) -> int:
+        return self._hand_over(producer.prepare_for_draining(), "prepare_for_draining")
+
+    def _surround(self, name: str, callback: Callable[[], T]) -> T:
+        """
+        Return ``callback()``, called inside the hooks: that includes what a lazy iterable does when it is read.
+        """
+        return surround_producer(callback, name, self.settings.hooks, self.settings.name)
 
     def _hand_over(self, returned: Any, callback: str) -> int:
         """
@@ -224,7 +264,7 @@ class ProducerStage:
         self._alarm.wake_all()
         self.source.emitters.wake_all()
         try:
-            producer.terminate(reason)
+            self._surround("terminate", lambda: producer.terminate(reason))
         except BaseException as error:  # user code: the producer ends all the same
             self._log("terminate raised", error)
 

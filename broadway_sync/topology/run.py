@@ -5,7 +5,8 @@ One life of a pipeline, from ``start()`` until the last thread has ended.
 from __future__ import annotations
 
 import threading
-from typing import Any, Callable, List, Optional
+from time import monotonic
+from typing import Any, Callable, Dict, Iterable, List, Optional
 
 from ..core.restart_intensity import RestartIntensity
 from ..errors import DrainTimeoutError, NotRunningError, PipelineFailedError
@@ -14,6 +15,7 @@ from ..message import Message
 from ..options import PipelineOptions
 from ..runtime.supervisor import ThreadSupervisor
 from ..runtime.wait_list import Latch
+from ..statistics import StageStatistics, Statistics
 from .rate_limiter import SharedRateLimit
 from .settings import Settings
 from .topology import Names, Topology
@@ -47,6 +49,7 @@ class Run:
         self._topology: Optional[Topology] = None
         self.is_stopping = False
         """Whether a stop has begun."""
+        self._is_given_up = False  # by fail()
         # Guards _topology and _carried, so that a push meets either the old generation, the new one, or _carried.
         self._lock = threading.Lock()
         # Pushed while there is no generation to take it: before the first one, and during a restart.
@@ -57,6 +60,10 @@ class Run:
         self._callers_of_stop: List[None] = []
         self._is_reported = False
         self._ended = Latch()
+        # For statistics: when it began, and what the generations before this one had done.
+        self._started_at = self._finished_at = monotonic()
+        self._handled = 0
+        self._generations = 0
 
     # For users' threads.
 
@@ -110,12 +117,62 @@ class Run:
         """
         return self._ended.wait(timeout)
 
+    def fail(self, cause: BaseException) -> None:
+        """
+        Begin the end because of *cause*, and return at once.
+        """
+        self.is_stopping = self._is_given_up = True
+        self._supervisor.fail(self._settings.options.shutdown, cause)
+
+    def wait_abandoned(self, seconds: float) -> bool:
+        """
+        On a thread of a stage: wait *seconds*, or until it is given up; return whether it was.
+        """
+        stage = getattr(threading.current_thread(), "stage", None)
+        if getattr(stage, "is_abandoned", False):
+            return True
+        topology = self._topology
+        return topology is None or topology.abandoned.wait(seconds)
+
+    def stacks(self) -> Dict[str, str]:
+        """
+        Return the present stack of each thread, as text, by its name.
+        """
+        return self._supervisor.stacks()
+
+    def statistics(self) -> Statistics:
+        """
+        Return what it is doing.
+        """
+        topology, now = self._topology, monotonic()
+        if topology is None or self._ended.is_open:
+            return Statistics(name=self.name, state=self.state, handled=self._handled)
+        stages = topology.statistics(now)
+        return Statistics(
+            name=self.name,
+            state=self.state,
+            uptime=now - self._started_at,
+            in_flight=sum(stage.waiting + stage.in_hand for stage in stages),
+            handled=self._handled + _through(stages),
+            idle_for=max(0.0, now - max(topology.finished_at(), self._finished_at)),
+            restarts=max(0, self._generations - 1),
+            stages=stages,
+        )
+
+    @property
+    def name(self) -> str:
+        """
+        The name of the pipeline.
+        """
+        return self._settings.name
+
     def raise_if_failed(self) -> None:
         """
         Raise PipelineFailedError from its cause if the pipeline gave up.
         """
         if self._cause is not None:
-            text = f"pipeline {self._settings.name!r} crashed more often than max_restarts allows and gave up"
+            why = "gave up" if self._is_given_up else "crashed more often than max_restarts allows and gave up"
+            text = f"pipeline {self._settings.name!r} {why}"
             raise PipelineFailedError(f"{text}: {safe_repr(self._cause)}") from self._cause
 
     @property
@@ -167,6 +224,9 @@ class Run:
             is_last: Whether it is made to handle that and nothing else: without producers.
         """
         previous = self._topology
+        if previous is not None:
+            self._count(previous)
+        self._generations += not is_last
         exhausted = previous.exhausted if previous is not None else set()
         if is_last:
             exhausted = set(range(self._settings.options.producer.concurrency))
@@ -189,6 +249,23 @@ class Run:
                 return True
         topology.carry_over(carried, [])
         return False
+
+    def _count(self, topology: Topology) -> None:
+        """
+        Add what a generation has done to what those before it had.
+        """
+        self._handled += _through(topology.statistics(monotonic()))
+        self._finished_at = max(self._finished_at, topology.finished_at())
+
+    def thread_ends(self, stage: str) -> None:
+        """
+        Tell the hooks that want to know: on the thread of a stage, at its end.
+        """
+        for hook in self._settings.hooks:
+            try:
+                getattr(hook, "thread_ended", _nothing)()
+            except BaseException as error:  # user code: the thread ends all the same
+                log_error(f"{safe_repr(hook)}.thread_ended() raised", error, self._settings.name, stage)
 
     def begin_restart(self) -> None:
         """
@@ -227,6 +304,8 @@ class Run:
         The last thread has ended or was given up.
         """
         self._stop_children(self._children)
+        if self._topology is not None:
+            self._count(self._topology)
         self._cause = cause
         self._drain_error = error
         if error is not None and not self._callers_of_stop:  # nobody waits whom it could be raised to
@@ -248,3 +327,20 @@ class Run:
         """
         if self._topology is not None:
             self._topology.forget()
+
+
+def _nothing() -> None:
+    pass
+
+
+def _through(stages: Iterable[StageStatistics]) -> int:
+    """
+    Return how many messages are through: those of processors that went no further, and those of batch processors.
+    """
+    count = 0
+    for stage in stages:
+        if stage.kind in ("processor", "batch_processor"):
+            count += stage.handled
+        elif stage.kind == "batcher":
+            count -= stage.handled + stage.waiting
+    return max(0, count)

@@ -8,6 +8,7 @@ from typing import Any, Dict, Optional
 
 import attrs
 
+from ..around import everywhere, surround
 from ..handler import Callback, find_callback
 from ..masking import mask_module
 from ..options import PipelineOptions
@@ -23,14 +24,23 @@ class Settings:
         self.name = options.name
         self.context = options.context
         self.handler = handler
-        self.prepare_messages: Optional[Callback] = find_callback(handler, "prepare_messages")
-        self.handle_message: Callback = handler.handle_message
-        self.handle_batch: Optional[Callback] = find_callback(handler, "handle_batch")
-        self.handle_failed: Optional[Callback] = find_callback(handler, "handle_failed")
+        self.hooks = (*everywhere(), *options.around)
+        """Around callbacks, the outermost first."""
+        self.prepare_messages = self._callback("prepare_messages")
+        self.handle_message: Any = self._callback("handle_message")
+        self.handle_batch = self._callback("handle_batch")
+        self.handle_failed = self._callback("handle_failed")
         module = mask_module(options.producer.module)
         self.masked_producer = module if isinstance(module, tuple) else (module, {})
         self.masked_options = attrs.evolve(options, producer=attrs.evolve(options.producer, module=module))
         """What telemetry may see of the options."""
+
+    def _callback(self, name: str) -> Optional[Callback]:
+        """
+        Return a callback of the handler as stages call it: inside the hooks.
+        """
+        callback = find_callback(self.handler, name)
+        return None if callback is None else surround(callback, name, self.hooks, self.name)
 
     def metadata(self, name: str) -> Dict[str, Any]:
         """

@@ -16,12 +16,13 @@ from __future__ import annotations
 
 import threading
 from time import monotonic
-from typing import Any, Dict, Iterable, List, Optional, Set
+from typing import Any, Dict, Iterable, List, Optional, Set, Tuple
 
 from ..core.restart_intensity import RestartIntensity
 from ..message import Message
 from ..options import PipelineOptions
 from ..runtime.wait_list import Latch
+from ..statistics import StageStatistics
 from .batch_processor_stage import BatchProcessorStage
 from .batcher_stage import BatcherStage
 from .dispatcher import Dispatcher
@@ -103,6 +104,8 @@ class Topology:
         self._names = names = Names(settings.options)
         self.drained = Latch()
         """Opened when everything that was taken is acknowledged, or given up."""
+        self.abandoned = Latch()
+        """Opened when threads that hang are given up."""
         limiter = None if limit is None else RateLimiter(names.rate_limiter, limit)
         self.dispatcher = Dispatcher(
             settings.options.processor, settings.options.producer.concurrency, limiter, settings.name
@@ -174,6 +177,20 @@ class Topology:
         """
         return self._exhausted | {producer.index for producer in self.producers if producer.is_exhausted}
 
+    def statistics(self, now: float) -> Tuple[StageStatistics, ...]:
+        """
+        Return what each stage is doing. Any thread.
+        """
+        groups = self.producers, self._processors, self._batchers.values(), self._batch_processors
+        return tuple(stage.statistics(now) for group in groups for stage in group)
+
+    def finished_at(self) -> float:
+        """
+        Return the monotonic time at which a callback was last through with messages, 0 if none was.
+        """
+        handling: List[Any] = [*self._processors, *self._batch_processors]
+        return max((stage.finished_at for stage in handling), default=0.0)
+
     def drain(self, reason: str) -> None:
         """
         Begin the end: producers stop their sources and hand over their last messages.
@@ -224,4 +241,5 @@ class Topology:
         left: int = sum(stage.abandon() for stage in stages)
         self.dispatcher.close()
         self.drained.open()
+        self.abandoned.open()
         return left

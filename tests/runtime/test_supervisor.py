@@ -97,6 +97,9 @@ class FakeOwner:
             raise generation
         return generation
 
+    def thread_ends(self, stage: str) -> None:
+        pass
+
     def begin_restart(self) -> None:
         self.diary.put("begin_restart")
 
