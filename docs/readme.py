@@ -34,6 +34,7 @@ TYPES = {
     "Mapping[str, BatcherOptions]": "mapping",
     "Optional[RateLimiting]": "mapping",
     "Optional[PartitionBy]": "function",
+    "Tuple[Any, ...]": "function or sequence",
     "Optional[Callable[[Any], Any]]": "function",
     "Union[int, Tuple[Any, Splitter]]": "int or tuple",
     "module": "tuple or function",
