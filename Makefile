@@ -4,7 +4,7 @@
 #
 #   make test                      the whole test suite, with branch coverage of the core
 #   make test ARGS="-k batcher"    some of it, any arguments of pytest, without coverage
-#   make brokers                   fetches the brokers that the tests can start (needs Maven, Java)
+#   make brokers                   fetches the brokers that the tests can start (needs Maven, Java, npm)
 #   make demo                      imports a month of flight records into SQLite
 #   make help                      the other commands
 
@@ -12,11 +12,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 COMMA := ,
-EXTRAS = test-demo-all-brokers
+EXTRAS = test-demo-all-brokers-integrations
 # Where the tests look for brokers; each comes with the version in its file.
 BROKERS = build/brokers
 JARS = kafka-3.9 kafka-4.1 elasticmq
 MINISTACK = 1.5.33
+STATSD = 0.9.0
 MAVEN_COPY = mvn -q -B org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies
 # Tests that coverage itself makes hang: it holds a lock of its own when a busy process forks, and CPython 3.11 spins
 # when a traced thread runs while an exception waits in a parked one. They run without it.
@@ -57,7 +58,7 @@ else
 endif
 
 # What cannot be fetched is said and left out: its tests are skipped, unless BROADWAY_REQUIRE_BROKERS=1.
-brokers: $(JARS:%=$(BROKERS)/%/.fetched) $(BROKERS)/ministack/.installed-$(MINISTACK)
+brokers: $(JARS:%=$(BROKERS)/%/.fetched) $(BROKERS)/ministack/.installed-$(MINISTACK) $(BROKERS)/statsd/.installed-$(STATSD)
 
 $(BROKERS)/%/.fetched: tests/brokers/jars/%.xml
 	@if ! command -v mvn >/dev/null; then \
@@ -74,6 +75,15 @@ $(BROKERS)/ministack/.installed-$(MINISTACK):
 	  echo "ministack: installed into $(@D)"; \
 	else \
 	  echo "ministack: could not be installed"; \
+	fi
+
+$(BROKERS)/statsd/.installed-$(STATSD):
+	@if ! command -v npm >/dev/null; then \
+	  echo "statsd: not installed, that needs npm"; \
+	elif npm install --silent --no-audit --no-fund --ignore-scripts --prefix $(@D) statsd@$(STATSD) >/dev/null && touch $@; then \
+	  echo "statsd: installed into $(@D)"; \
+	else \
+	  echo "statsd: could not be installed"; \
 	fi
 
 coverage: $(VENV)/.installed-$(EXTRAS)

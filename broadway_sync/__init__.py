@@ -7,6 +7,8 @@ Importing this package imports no client library, starts no thread and opens not
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from . import telemetry
 from .acknowledger import Acknowledger, CallerAcknowledger, NoopAcknowledger, ack_immediately
 from .around import Around, Call, add_around, remove_around
@@ -27,6 +29,7 @@ from .errors import (
     UnknownBatcherError,
 )
 from .handler import Handler
+from .health import Health, StageHealth
 from .in_process import DummyProducer, IterableProducer
 from .message import Message
 from .options import BatcherOptions, PipelineOptions, ProcessorOptions, ProducerOptions, RateLimiting
@@ -34,8 +37,12 @@ from .partition import partition_key
 from .pipeline import Pipeline
 from .producer import Producer, Stage
 from .registry import all_running, get_pipeline
+from .retry import Retry
 from .statistics import StageStatistics, Statistics
 from .test_ref import TestRef
+
+if TYPE_CHECKING:
+    from .runner.signals import run_until_signal
 
 __all__ = [
     # the pipeline
@@ -53,13 +60,18 @@ __all__ = [
     "Message",
     "BatchInfo",
     "ack_immediately",
+    "Retry",
     "partition_key",
     # around callbacks
     "Around",
     "Call",
     "add_around",
     "remove_around",
+    # in scripts
+    "run_until_signal",
     # what goes on
+    "Health",
+    "StageHealth",
     "Statistics",
     "StageStatistics",
     # producers
@@ -90,3 +102,14 @@ __all__ = [
     "ConnectorError",
     "EndOfStream",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """
+    Import what most programs do not use when it is asked for: the runner brings an HTTP server and more.
+    """
+    if name == "run_until_signal":
+        from .runner.signals import run_until_signal
+
+        return run_until_signal
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -85,6 +85,9 @@ class Around:
         """
 
 
+# A generator is what one writes who has @contextmanager in mind.
+_NOT_PLAIN = (inspect.iscoroutinefunction, inspect.isasyncgenfunction, inspect.isgeneratorfunction)
+
 # Process-wide hooks. Replaced, never changed: a pipeline that starts takes the tuple that it finds.
 _everywhere: Tuple[Any, ...] = ()
 # Guards the replacement. Innermost.
@@ -98,7 +101,7 @@ def add_around(hook: Hook) -> None:
     Adding the same object again changes nothing. Thread-safe.
 
     Raises:
-        ConfigurationError: *hook* is ``async def``, or cannot be called with ``(call, messages)``.
+        ConfigurationError: *hook* is no plain function that can be called with ``(call, messages)``.
     """
     check(hook, "around")
     global _everywhere
@@ -128,8 +131,11 @@ def check(hook: Any, path: str) -> None:
     Raise ConfigurationError if *hook* cannot be one.
     """
     called = getattr(hook, "__call__", hook)  # noqa: B004 - of an object whose __call__ is `async def`
-    if not takes(2)(hook) or inspect.iscoroutinefunction(called):
-        raise ConfigurationError(f"{path}: expected a plain function of two arguments, (call, messages), got: {hook!r}")
+    is_plain = not any(test(each) for each in (hook, called) for test in _NOT_PLAIN)
+    if not is_plain or not takes(2)(hook):
+        raise ConfigurationError(
+            f"{path}: expected a plain function of two arguments, (call, messages), that returns call(), got: {hook!r}"
+        )
 
 
 def to_hooks(value: Any) -> Tuple[Any, ...]:

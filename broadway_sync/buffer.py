@@ -5,6 +5,7 @@ A bounded buffer between code that pushes and a pipeline that pulls.
 from __future__ import annotations
 
 import math
+import os
 import threading
 from collections import deque
 from time import monotonic
@@ -15,6 +16,7 @@ from .acknowledger import NoopAcknowledger
 from .errors import ConfigurationError, EndOfStream, NotRunningError
 from .log import safe_repr
 from .message import Message
+from .options import PipelineOptions
 from .producer import Producer
 
 
@@ -23,7 +25,8 @@ class Buffer:
     Messages that any thread may push and a :class:`BufferProducer` takes out. Thread-safe.
 
     It belongs to no pipeline: it takes messages while none runs, and outlives restarts. In a forked child it is
-    empty, since what it holds belongs to the parent.
+    empty, since what it holds belongs to the parent; if a pipeline took from it there, it takes nothing in the child
+    until one is started there too.
 
     Args:
         maxsize: Messages that it holds, an int > 0.
@@ -39,6 +42,10 @@ class Buffer:
         self._messages: Deque[Message] = deque()
         self._is_closed = False
         self._stages: List[Any] = []
+        # The process in which a pipeline takes, or is about to take, from this buffer.
+        self._consumer: Optional[int] = None
+        # After a fork: the process that has the pipeline, while this one has none.
+        self._lost_to: Optional[int] = None
         self._make_locks()
         registry.fork_aware.add(self)
 
@@ -48,6 +55,7 @@ class Buffer:
         self._not_full = threading.Condition(self._lock)
 
     def __len__(self) -> int:
+        registry.notice_fork()
         return len(self._messages)
 
     def push(
@@ -68,21 +76,29 @@ class Buffer:
 
         Raises:
             TimeoutError: The buffer was full all the time; the message was not taken.
-            NotRunningError: The buffer is closed; the message was not taken.
+            NotRunningError: The buffer is closed, or this is a forked child and the pipeline that takes from it was
+                started in the parent only; the message was not taken.
         """
+        registry.notice_fork()
         message = Message(
             data, acknowledger or NoopAcknowledger.init(), metadata=None if metadata is None else dict(metadata)
         )
         deadline = None if timeout is None else monotonic() + timeout
         with self._not_full:
-            while len(self._messages) >= self._maxsize and not self._is_closed:
+            self._check_open()
+            while len(self._messages) >= self._maxsize:
                 self._wait_for_room(deadline, timeout)
-            if self._is_closed:
-                raise NotRunningError("the buffer is closed and takes no more messages")
+                self._check_open()
             self._messages.append(message)
             stages = list(self._stages)
         for stage in stages:
             stage.wake()
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise NotRunningError("the buffer is closed and takes no more messages")
+        if self._lost_to is not None:
+            raise registry.started_before_fork("the pipeline that takes from this buffer", self._lost_to)
 
     def _wait_for_room(self, deadline: Optional[float], timeout: Optional[float]) -> None:
         remaining = None if deadline is None else min(deadline - monotonic(), threading.TIMEOUT_MAX)
@@ -94,6 +110,7 @@ class Buffer:
         """
         Take no more messages; pipelines end once the buffer is empty. Idempotent.
         """
+        registry.notice_fork()
         with self._not_full:
             self._is_closed = True
             self._not_full.notify_all()
@@ -118,10 +135,18 @@ class Buffer:
             stage.wake()
         raise EndOfStream(messages)
 
+    def expect_consumer(self) -> None:
+        """
+        Take messages in this process: a pipeline is about to start here.
+        """
+        with self._lock:
+            self._consumer, self._lost_to = os.getpid(), None
+
     def attach(self, stage: Any) -> None:
         """
         Wake *stage* whenever there is something to take.
         """
+        self.expect_consumer()
         with self._lock:
             self._stages.append(stage)
 
@@ -132,6 +157,8 @@ class Buffer:
         with self._lock:
             if stage in self._stages:
                 self._stages.remove(stage)
+            if not self._stages:
+                self._consumer = None
 
     def after_fork_in_child(self) -> None:
         """
@@ -140,6 +167,8 @@ class Buffer:
         self._make_locks()
         self._messages.clear()
         self._stages.clear()
+        if self._consumer is not None:
+            self._consumer, self._lost_to = None, self._consumer
 
 
 class BufferProducer(Producer):
@@ -167,6 +196,17 @@ class BufferProducer(Producer):
                 f"producer.module: BufferProducer expects {{'buffer': Buffer}}, got: {safe_repr(options)}"
             )
         return options
+
+    @classmethod
+    def prepare_for_start(cls, handler: Any, options: PipelineOptions) -> Tuple[List[Any], PipelineOptions]:
+        """
+        Tell the buffer, before anybody can push after ``start()``.
+        """
+        module = options.producer.module
+        buffer = module[1].get("buffer") if isinstance(module, tuple) else None
+        if isinstance(buffer, Buffer):  # else a subclass makes or finds its own
+            buffer.expect_consumer()
+        return [], options
 
     def init(self) -> None:
         """

@@ -12,6 +12,7 @@ from typing import Any, Callable, List, Optional
 from .batch_info import BatchInfo
 from .errors import ConfigurationError
 from .message import Message
+from .retry import policy_for
 
 Callback = Callable[..., Any]
 
@@ -103,6 +104,7 @@ def resolve_handler(handler: Any, *, with_batchers: bool) -> Any:
         callback = find_callback(handler, name)
         if callback is not None:
             _check(handler, name, callback)
+            policy_for(handler, name)
         elif name in required:
             raise ConfigurationError(_missing(handler, name))
     return handler

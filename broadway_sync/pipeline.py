@@ -4,13 +4,14 @@ The pipeline: what users make, start, ask and stop.
 
 from __future__ import annotations
 
+import os
 import threading
 from time import time_ns
 from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Tuple
 
 import attrs
 
-from . import registry
+from . import environment, registry
 from .acknowledger import CallerAcknowledger
 from .around import Hook, to_hooks
 from .errors import (
@@ -20,6 +21,7 @@ from .errors import (
     RateLimitingNotEnabledError,
 )
 from .handler import resolve_handler
+from .health import Health, assess
 from .log import log_error, safe_repr
 from .message import Message
 from .options import PipelineOptions, build_options, check_rate_limiting, inherit
@@ -99,10 +101,22 @@ class Pipeline:
         # Serializes start(). Outermost: held while prepare_for_start runs and the children and stages are started;
         # reentrant, so that a start() from there gets its error.
         self._lock = threading.RLock()
-        self._run: Optional[Run] = None
+        self._last_run: Optional[Run] = None
+        # The process that _last_run was started in. In a forked child there is no run; then it is the parent, if the
+        # pipeline was running there.
+        self._started_in: Optional[int] = None
         self._is_starting = False
-        self._is_stop_requested = False  # while there was nothing yet that could have been stopped
+        # Seconds of the stop that was asked for while there was nothing yet that could have been stopped.
+        self._requested_stop: Optional[float] = None
         registry.fork_aware.add(self)
+
+    @property
+    def _run(self) -> Optional[Run]:
+        """
+        The present or last run in this process, None before the first.
+        """
+        registry.notice_fork()
+        return self._last_run
 
     @property
     def name(self) -> str:
@@ -116,7 +130,7 @@ class Pipeline:
         """
         Seconds that a graceful stop may take.
         """
-        return self._current_options.shutdown
+        return self.options.shutdown
 
     @property
     def state(self) -> str:
@@ -133,26 +147,30 @@ class Pipeline:
 
         Raises:
             AlreadyStartedError: A pipeline of that name runs in this process.
-            ConfigurationError: ``prepare_for_start`` of the producer returned what it must not.
+            ConfigurationError: ``prepare_for_start`` of the producer returned what it must not; or this process runs no
+                threads: uWSGI's master, uWSGI without ``enable-threads``, gevent that came too late.
             BaseException: What ``prepare_for_start`` or the ``start()`` of one of its children raised; nothing is left
                 running.
         """
+        environment.check(self.name)
+        registry.notice_fork()
         with self._lock:
             if self._is_starting or self.state in ("running", "draining"):
                 raise AlreadyStartedError(f"pipeline {self.name!r} is running already, or starting")
             registry.register(self)
             self._is_starting = True
             try:
-                self._run = self._prepare_run()
-                self._run.start()
-                if self._is_stop_requested:
-                    self.request_stop()
+                self._last_run = run = self._prepare_run()
+                run.start()
+                self._started_in = os.getpid()
+                if self._requested_stop is not None:
+                    run.request_stop(self._requested_stop)
             except BaseException:
-                self._run = None
+                self._last_run = self._started_in = None
                 registry.unregister(self)
                 raise
             finally:
-                self._is_starting = self._is_stop_requested = False
+                self._is_starting, self._requested_stop = False, None
         return self
 
     def _prepare_run(self) -> Run:
@@ -179,7 +197,7 @@ class Pipeline:
         """
         seconds = self._seconds(timeout)
         if self._is_starting:
-            self._is_stop_requested = True
+            self._requested_stop = seconds
         run = self._run
         if run is None:
             return
@@ -188,14 +206,18 @@ class Pipeline:
         else:
             run.stop(seconds)
 
-    def request_stop(self) -> None:
+    def request_stop(self, timeout: Optional[float] = None) -> None:
         """
         Begin the stop and return at once: for signal handlers. Takes no lock that the interrupted thread could hold.
+
+        Args:
+            timeout: As of :meth:`stop`; 0 abandons at once what has not ended.
         """
+        seconds = self._seconds(timeout)
         if self._is_starting:
-            self._is_stop_requested = True
+            self._requested_stop = seconds
         if self._run is not None:
-            self._run.request_stop(self.shutdown)
+            self._run.request_stop(seconds)
 
     def join(self, timeout: Optional[float] = None) -> bool:
         """
@@ -213,7 +235,7 @@ class Pipeline:
         """
         run = self._run
         if run is None:
-            raise NotRunningError(f"pipeline {self.name!r} was not started in this process")
+            raise self._not_started("was not started in this process")
         if timeout is None and current_owner() is run:
             raise RuntimeError(f"join() in a callback of pipeline {self.name!r} would wait for itself for ever")
         has_ended = run.join(timeout)
@@ -237,9 +259,9 @@ class Pipeline:
                 raise
             log_error("the pipeline ended badly while an exception left its `with`", error, self.name, self.name)
 
-    def add_around(self, hook: Hook) -> None:
+    def add_around(self, hook: Hook, *, outermost: bool = False) -> None:
         """
-        Add a hook inside of those of the option ``around``, from the next start on.
+        Add a hook to those of the option ``around``, from the next start on: inside of them, or outside if *outermost*.
 
         Raises:
             ConfigurationError: *hook* is ``async def``, or cannot be called with ``(call, messages)``.
@@ -249,7 +271,8 @@ class Pipeline:
         with self._lock:
             if self._is_starting or self.state in ("running", "draining"):
                 raise AlreadyStartedError(f"pipeline {self.name!r} is running: add_around() comes before start()")
-            self._options = attrs.evolve(self._options, around=(*self._options.around, *hooks))
+            present = self._options.around
+            self._options = attrs.evolve(self._options, around=hooks + present if outermost else present + hooks)
 
     def fail(self, cause: BaseException) -> None:
         """
@@ -271,6 +294,18 @@ class Pipeline:
         """
         return Statistics(name=self.name, state="new") if self._run is None else self._run.statistics()
 
+    def health(self, stall_after: float = 60.0) -> Health:
+        """
+        Return whether the pipeline makes progress; see :class:`Health`.
+
+        Args:
+            stall_after: Seconds > 0 without progress after which it counts as stalled.
+
+        Raises:
+            ConfigurationError: *stall_after* is no number of seconds > 0.
+        """
+        return assess(self.statistics(), stall_after)
+
     def stacks(self) -> Dict[str, str]:
         """
         Return the present stack of each of the pipeline's threads, as text, by the name of the thread.
@@ -284,13 +319,13 @@ class Pipeline:
 
         Names are those of threads without the index. Answers at any time.
         """
-        return Names(self._current_options).topology()
+        return Names(self.options).topology()
 
     def producer_names(self) -> List[str]:
         """
         Return the names of the producers' threads. Answers at any time.
         """
-        return Names(self._current_options).producers()
+        return Names(self.options).producers()
 
     def get_rate_limiting(self) -> Dict[str, Any]:
         """
@@ -393,25 +428,32 @@ class Pipeline:
         """
         self._lock = threading.RLock()
         self._is_starting = False
-        run, self._run = self._run, None
+        run, self._last_run = self._last_run, None
+        if run is None or run.state in ("stopped", "failed"):
+            self._started_in = None
         if run is not None:
             run.forget()
 
     @property
-    def _current_options(self) -> PipelineOptions:
+    def options(self) -> PipelineOptions:
         """
-        The options of the last run, which ``prepare_for_start`` may have changed.
+        All options with their defaults: of the present or last run, which ``prepare_for_start`` may have changed.
         """
         return self._options if self._run is None else self._run.options
 
     def _running_run(self) -> Run:
         run = self._run
         if run is None or run.state in ("stopped", "failed"):
-            raise NotRunningError(f"pipeline {self.name!r} is not running in this process (it is {self.state})")
+            raise self._not_started(f"is not running in this process (it is {self.state})")
         return run
 
+    def _not_started(self, text: str) -> NotRunningError:
+        if self._last_run is None and self._started_in is not None:
+            return registry.started_before_fork(f"pipeline {self.name!r}", self._started_in)
+        return NotRunningError(f"pipeline {self.name!r} {text}")
+
     def _running_limit(self) -> SharedRateLimit:
-        if self._current_options.producer.rate_limiting is None:
+        if self.options.producer.rate_limiting is None:
             raise RateLimitingNotEnabledError(f"pipeline {self.name!r} was configured without producer.rate_limiting")
         limit = self._running_run().limit
         assert limit is not None

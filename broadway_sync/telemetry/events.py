@@ -17,6 +17,7 @@ TOPOLOGY_INIT = ("broadway", "topology", "init")
 PROCESSOR = ("broadway", "processor")
 MESSAGE = ("broadway", "processor", "message")
 BATCHER = ("broadway", "batcher")
+BATCHER_REJECT = ("broadway", "batcher", "reject")
 BATCH_PROCESSOR = ("broadway", "batch_processor")
 HANDLE_FAILED = ("broadway", "handle_failed")
 PRODUCER_RESTART = ("broadway", "producer", "restart")
@@ -36,6 +37,8 @@ METADATA: Dict[Tuple[str, ...], str] = {
     BATCHER + ("start",): "topology_name, name, batcher_key, messages, context",
     BATCHER + ("stop",): "topology_name, name, batcher_key, context",
     BATCHER + ("exception",): "a crash of the stage itself",
+    BATCHER_REJECT: "topology_name, name, batcher_key, failed_messages, context: they have no batch, as the batch_size "
+    "function or their key raised, and were acknowledged as failed; with the measurement system_time",
     BATCH_PROCESSOR + ("start",): "topology_name, name, index, messages, batch_info, context, producer",
     BATCH_PROCESSOR + ("stop",): "topology_name, name, index, successful_messages, failed_messages, "
     "batch_info, context, producer",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from queue import SimpleQueue
-from time import monotonic
+from time import monotonic, time_ns
 from typing import Any, Iterable, List, Optional, Tuple
 
 from ..core.batch_accumulator import Batch, BatchAccumulator
@@ -21,8 +21,8 @@ from ..message import Message
 from ..runtime.serial import Serial
 from ..runtime.wait_list import WaitList
 from ..statistics import StageStatistics
-from ..telemetry.events import BATCHER
-from ..telemetry.registry import Span, heard
+from ..telemetry.events import BATCHER, BATCHER_REJECT
+from ..telemetry.registry import Span, execute, heard
 from .outcome import settle
 from .settings import Settings
 
@@ -165,7 +165,7 @@ class BatcherStage:
         """
         Return what it is doing. Any thread.
         """
-        oldest = self._serial.inspect(self._oldest, timeout=0.0)
+        oldest = self._oldest()
         waiting = max(0, self._received - self._handed_out - self._accumulator.rejections)
         return StageStatistics(
             name=self.name,
@@ -179,6 +179,8 @@ class BatcherStage:
     def _oldest(self) -> Optional[Batch]:
         """
         Return the oldest batch that is not handed out; a guess if steps run meanwhile.
+
+        Without the right to run steps: whoever has it must run those that others post, and this may be any thread.
         """
         try:
             batches = self._dispatcher.heads() + self._accumulator.oldest()
@@ -225,6 +227,8 @@ class BatcherStage:
                 break
         if failed:
             settle(self._settings, self.name, [], failed)
+            metadata = {**self._settings.metadata(self.name), "batcher_key": self.key, "failed_messages": failed}
+            execute(BATCHER_REJECT, {"system_time": time_ns()}, metadata)
 
     def _reject(self, message: Message, error: BaseException) -> Message:
         message.status, message.reason = "error", error

@@ -14,7 +14,8 @@ from __future__ import annotations
 import random
 import threading
 from collections import deque
-from typing import TYPE_CHECKING, Any, Callable, Deque, Dict, Iterable, Iterator, List, Optional, Tuple
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Callable, Deque, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from ..core.demand import Demand
 from ..core.partitions import split
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 TICK = 0.002
 # After how many ticks without anybody at work a sentinel resigns.
 QUIET_TICKS = 5
+# Seconds: when chunks are taken faster than this, waking another processor costs more than it brings.
+QUICK = 0.0001
 # How many wake-ups in vain (each counts 2, one to some purpose takes 1 back) it takes to become one.
 IN_VAIN = 16
 
@@ -52,13 +55,24 @@ class Channel:
       wait for something. When they do not, the one that is awake has taken all chunks before the next one has
       woken up, to nothing, and these thread switches cost more than the messages.
     * *lazy*: there is a sentinel, an idle processor that looks again every ``TICK`` seconds, and nobody else is woken
-      while any processor is at work. If the sentinel finds a chunk, somebody was slow, and all are eager again.
+      while any processor is at work. If the sentinel finds a chunk, somebody was slow, and all are eager again. It is
+      not woken for work itself: whoever took its place would have to be woken too.
 
     An idle processor that was woken in vain often enough becomes the sentinel; if nothing happens for a while it
     resigns, so that an idle pipeline does not tick.
     """
 
-    __slots__ = ("_in_vain", "_on_idle", "_processors", "has_sentinel", "idle", "is_closed", "ready")
+    __slots__ = (
+        "_in_vain",
+        "_on_idle",
+        "_processors",
+        "_put",
+        "_sentinel",
+        "has_sentinel",
+        "idle",
+        "is_closed",
+        "ready",
+    )
 
     def __init__(self, processors: int, on_idle: Callable[[], None]) -> None:
         """
@@ -70,18 +84,21 @@ class Channel:
         self._on_idle = on_idle
         self.ready: Deque[Chunk] = deque()
         self.idle = WaitList()
+        self._sentinel = WaitList()
         self.is_closed = False
         self.has_sentinel = False
+        self._put = 0  # chunks so far
         # How often processors were lately woken in vain; several threads count without a lock, a rough figure will do.
         self._in_vain = 0
 
-    def put(self, chunks: Iterable[Chunk]) -> None:
+    def put(self, chunks: Sequence[Chunk]) -> None:
         """
         Add chunks and see to it that a processor takes them.
         """
         self.ready.extend(chunks)
+        self._put += len(chunks)
         idle = self.idle.parked
-        if idle and (not self.has_sentinel or len(idle) >= self._processors):
+        if idle and (not self.has_sentinel or len(idle) >= self._processors - 1):
             self.idle.wake()
 
     def take(self) -> Optional[Chunk]:
@@ -108,6 +125,10 @@ class Channel:
         """
         self.is_closed = True
         self.idle.wake_all()
+        self._sentinel.wake_all()
+
+    def _taken(self) -> int:
+        return self._put - len(self.ready)
 
     def _has_news(self) -> bool:
         return bool(self.ready) or self.is_closed
@@ -129,14 +150,16 @@ class Channel:
     def _stand_sentinel(self) -> None:
         quiet_ticks = 0
         while quiet_ticks < QUIET_TICKS:
-            is_woken = self.idle.park(self._has_news, TICK)
-            if self._has_news():
-                if not is_woken:
-                    self._in_vain = 0
+            since, put, taken = monotonic(), self._put, self._taken()
+            self._sentinel.park(lambda: self.is_closed, TICK)
+            if self.is_closed:
                 return
+            if self.ready:
+                if monotonic() - since > (self._taken() - taken) * QUICK:
+                    self._in_vain = 0
+                    return
             self._on_idle()  # while it stands here, nobody else asks the producers for more
-            is_quiet = len(self.idle.parked) >= self._processors - 1
-            quiet_ticks = quiet_ticks + 1 if is_quiet else 0
+            quiet_ticks = quiet_ticks + 1 if self._put == put else 0
 
 
 class Source:

@@ -75,10 +75,10 @@ class ProcessorStage:
                     batcher.wait_for_room()
             if self.is_abandoned:
                 return
-            if is_rejected:
-                settle(self._settings, self.name, [], messages)
-            elif heard and PROCESSOR in heard:
-                self._observed_step(messages)
+            if heard and PROCESSOR in heard:
+                self._observed_step(messages, is_rejected=is_rejected)
+            elif is_rejected:
+                self._reject(messages)
             else:
                 self._step(messages)
             if self.is_abandoned:
@@ -160,6 +160,13 @@ class ProcessorStage:
         for batcher, partition, members in placed:
             batcher.add(members, partition)
         return successful, failed
+
+    def _reject(self, messages: List[Message]) -> Outcome:
+        """
+        Settle messages that have failed before they came here.
+        """
+        settle(self._settings, self.name, [], messages)
+        return [], messages
 
     def _prepare(self, messages: List[Message]) -> Outcome:
         """
@@ -292,12 +299,12 @@ class ProcessorStage:
             "producer": self._settings.masked_producer,
         }
 
-    def _observed_step(self, messages: List[Message]) -> None:
+    def _observed_step(self, messages: List[Message], *, is_rejected: bool = False) -> None:
         metadata = self._metadata()
         span = Span(PROCESSOR)
         span.start({**metadata, "messages": list(messages)})
         try:
-            successful, failed = self._step(messages)
+            successful, failed = self._reject(messages) if is_rejected else self._step(messages)
         except BaseException as error:  # a crash of this stage: reported, and raised on
             span.exception({**metadata, "messages": messages}, error)
             raise

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import threading
 from time import monotonic
-from typing import Any, Callable, Dict, Iterable, List, Optional
+from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
 
 from ..core.restart_intensity import RestartIntensity
 from ..errors import DrainTimeoutError, NotRunningError, PipelineFailedError
@@ -62,8 +62,12 @@ class Run:
         self._ended = Latch()
         # For statistics: when it began, and what the generations before this one had done.
         self._started_at = self._finished_at = monotonic()
-        self._handled = 0
+        # How many messages generations had handled before the one whose stages count; replaced as a whole.
+        self._counts: Tuple[int, Optional[Topology]] = (0, None)
+        self._most_handled = 0  # that was told
         self._generations = 0
+        # Called once at the end, the last first.
+        self._at_end: List[Callable[[], None]] = []
 
     # For users' threads.
 
@@ -144,16 +148,18 @@ class Run:
         """
         Return what it is doing.
         """
-        topology, now = self._topology, monotonic()
-        if topology is None or self._ended.is_open:
-            return Statistics(name=self.name, state=self.state, handled=self._handled)
-        stages = topology.statistics(now)
+        (before, topology), now = self._counts, monotonic()
+        stages = () if topology is None else topology.statistics(now)
+        # A processor counts a chunk when it is through with it, its batchers count their part before that.
+        self._most_handled = handled = max(self._most_handled, before + _through(stages))
+        if topology is None:
+            return Statistics(name=self.name, state=self.state, handled=handled)
         return Statistics(
             name=self.name,
             state=self.state,
             uptime=now - self._started_at,
             in_flight=sum(stage.waiting + stage.in_hand for stage in stages),
-            handled=self._handled + _through(stages),
+            handled=handled,
             idle_for=max(0.0, now - max(topology.finished_at(), self._finished_at)),
             restarts=max(0, self._generations - 1),
             stages=stages,
@@ -224,8 +230,6 @@ class Run:
             is_last: Whether it is made to handle that and nothing else: without producers.
         """
         previous = self._topology
-        if previous is not None:
-            self._count(previous)
         self._generations += not is_last
         exhausted = previous.exhausted if previous is not None else set()
         if is_last:
@@ -245,17 +249,31 @@ class Run:
         with self._lock:
             carried, self._carried = self._carried, []
             if not carried:
+                self._begin_counting(topology)
                 self._topology, self._carried = topology, None
                 return True
         topology.carry_over(carried, [])
         return False
 
-    def _count(self, topology: Topology) -> None:
+    def _begin_counting(self, topology: Optional[Topology]) -> None:
         """
-        Add what a generation has done to what those before it had.
+        Keep what the generation before has done, which has ended, and count what *topology* does.
         """
-        self._handled += _through(topology.statistics(monotonic()))
-        self._finished_at = max(self._finished_at, topology.finished_at())
+        before, previous = self._counts
+        if previous is not None:
+            before += _through(previous.statistics(monotonic()))
+            self._finished_at = max(self._finished_at, previous.finished_at())
+        self._counts = before, topology
+
+    def at_end(self, function: Callable[[], None]) -> None:
+        """
+        Call *function* once when the last thread has ended, before ``join()`` and ``stop()`` return. Any thread.
+
+        A function that is equal to one that is there is not added. What it raises is logged.
+        """
+        with self._lock:
+            if function not in self._at_end:
+                self._at_end.append(function)
 
     def thread_ends(self, stage: str) -> None:
         """
@@ -304,8 +322,9 @@ class Run:
         The last thread has ended or was given up.
         """
         self._stop_children(self._children)
-        if self._topology is not None:
-            self._count(self._topology)
+        for function in reversed(self._at_end):
+            self._safely(function, "what was to be done at the end raised")
+        self._begin_counting(None)
         self._cause = cause
         self._drain_error = error
         if error is not None and not self._callers_of_stop:  # nobody waits whom it could be raised to
@@ -315,11 +334,13 @@ class Run:
 
     def _stop_children(self, children: List[Any]) -> None:
         for child in reversed(children):
-            try:
-                child.stop()
-            except BaseException as error:  # a child's fault must not keep the others from stopping
-                name = Names(self._settings.options).supervisor
-                log_error(f"{safe_repr(child)}.stop() raised", error, self._settings.name, name)
+            self._safely(lambda: child.stop(), f"{safe_repr(child)}.stop() raised")  # noqa: B023
+
+    def _safely(self, function: Callable[[], Any], text: str) -> None:
+        try:
+            function()
+        except BaseException as error:  # the fault of one must not keep the others from ending
+            log_error(text, error, self._settings.name, Names(self._settings.options).supervisor)
 
     def forget(self) -> None:
         """

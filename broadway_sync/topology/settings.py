@@ -4,6 +4,7 @@ What all stages of a running pipeline share.
 
 from __future__ import annotations
 
+from contextvars import Context
 from typing import Any, Dict, Optional
 
 import attrs
@@ -12,6 +13,7 @@ from ..around import everywhere, surround
 from ..handler import Callback, find_callback
 from ..masking import mask_module
 from ..options import PipelineOptions
+from ..retry import policy_for
 
 
 class Settings:
@@ -37,13 +39,21 @@ class Settings:
 
     def _callback(self, name: str) -> Optional[Callback]:
         """
-        Return a callback of the handler as stages call it: inside the hooks.
+        Return a callback of the handler as stages call it: inside the hooks, each attempt of a retry in all of them.
         """
         callback = find_callback(self.handler, name)
-        return None if callback is None else surround(callback, name, self.hooks, self.name)
+        if callback is None:
+            return None
+        callback = surround(callback, name, self.hooks, self.name)
+        policy = policy_for(self.handler, name)
+        return callback if policy is None else policy.wrap(_in_fresh_context(callback), name, self.name)
 
     def metadata(self, name: str) -> Dict[str, Any]:
         """
         Return the telemetry metadata that every event of the stage *name* carries.
         """
         return {"topology_name": self.name, "name": name, "context": self.context}
+
+
+def _in_fresh_context(callback: Callback) -> Callback:
+    return lambda *arguments: Context().run(callback, *arguments)

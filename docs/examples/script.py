@@ -3,10 +3,9 @@ Counts the words of the files named on the command line; Ctrl-C and SIGTERM end 
 """
 
 import collections
-import signal
 import sys
 
-from broadway_sync import IterableProducer, Pipeline, PipelineFailedError
+from broadway_sync import DrainTimeoutError, IterableProducer, Pipeline, PipelineFailedError, run_until_signal
 
 
 class CountWords:
@@ -38,13 +37,13 @@ def main(paths):
         processors={"default": {"concurrency": 2, "max_demand": 100}},
         batchers={"default": {"concurrency": 1, "batch_size": 1000}},
     )
-    for signal_number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signal_number, lambda number, frame: pipeline.request_stop())
     try:
-        with pipeline:
-            pipeline.join()
+        run_until_signal(pipeline)
     except PipelineFailedError as error:
         print("failed:", error.__cause__, file=sys.stderr)
+        return 1
+    except DrainTimeoutError as error:
+        print(f"stopped with {error.left_behind} lines not counted", file=sys.stderr)
         return 1
     for word, count in handler.words.most_common(3):
         print(count, word)

@@ -20,13 +20,16 @@ from tests.brokers.kafka import Kafka, chosen_version
 from tests.brokers.kafka_mock import KafkaMock
 from tests.brokers.ministack import MiniStack
 from tests.brokers.ports import HOST
+from tests.brokers.postgresql import PostgreSQL
 from tests.brokers.process import SCALE
 from tests.brokers.proxy import Proxy
 from tests.brokers.pubsub import PubSub
 from tests.brokers.rabbitmq import RabbitMQ
 from tests.brokers.spawn import Spawned
+from tests.brokers.statsd import Statsd
 
 BROKER_FIXTURES = {"rabbitmq", "kafka", "kafka41", "make_kafka_mock", "elasticmq", "ministack", "pubsub"}
+BROKER_FIXTURES |= {"postgresql", "statsd"}
 
 TEST_BOUND = 180 * SCALE
 """Seconds after which a test with a broker is ended as hanging."""
@@ -145,6 +148,24 @@ def pubsub() -> Iterator[PubSub]:
     """
     require(PubSub.missing())
     yield from _serve(PubSub())
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgreSQL]:
+    """
+    PostgreSQL.
+    """
+    require(PostgreSQL.missing())
+    yield from _serve(PostgreSQL())
+
+
+@pytest.fixture(scope="session")
+def statsd() -> Iterator[Statsd]:
+    """
+    The statsd daemon.
+    """
+    require(Statsd.missing())
+    yield from _serve(Statsd())
 
 
 @pytest.fixture

@@ -141,6 +141,20 @@ class PubSub(Broker):
         with self.publisher() as publisher:
             publisher.create_topic(name=path)
 
+    def delete_subscription(self, path: str) -> None:
+        """
+        Remove a subscription, and the messages that it had, acknowledged or not.
+        """
+        with self.subscriber() as subscriber:
+            subscriber.delete_subscription(subscription=path)
+
+    def delete_topic(self, path: str) -> None:
+        """
+        Remove a topic.
+        """
+        with self.publisher() as publisher:
+            publisher.delete_topic(topic=path)
+
     def publish(
         self, topic: str, data: Iterable[bytes | str], *, ordering_key: str = "", **attributes: str
     ) -> list[str]:

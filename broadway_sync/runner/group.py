@@ -1,0 +1,173 @@
+"""
+The pipelines of one process, from the first start until the last one has ended.
+"""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import Callable, List, Optional, Sequence
+
+import attrs
+
+from ..errors import ConfigurationError, DrainTimeoutError, PipelineFailedError
+from ..pipeline import Pipeline
+from .exit_codes import ExitCode, worst
+
+# How often the main thread looks whether one of several pipelines has ended, and at limits.
+TICK = 0.25
+
+# How much longer than its deadline a stop may take before it counts as hanging: only the stop() of a child of
+# prepare_for_start gets it there. With what leave() and a parent wait it must fit between 25 s and Kubernetes' 30.
+GRACE = 1.5
+
+
+@attrs.frozen
+class Ending:
+    """
+    How one pipeline ended; with neither error it ended in good order.
+    """
+
+    name: str
+    failed: Optional[PipelineFailedError]
+    drain: Optional[DrainTimeoutError]
+
+    @property
+    def code(self) -> ExitCode:
+        """
+        The exit code that says so.
+        """
+        if self.failed is not None:
+            return ExitCode.GAVE_UP
+        return ExitCode.DRAINED if self.drain is None else ExitCode.LEFT_BEHIND
+
+
+class Group:
+    """
+    Starts pipelines, waits for all of them, and stops all when one gives up.
+
+    ``run`` is for one thread, normally the main one; ``request_stop`` for any, and for signal handlers.
+
+    Args:
+        pipelines: Those that run already are waited for and stopped like the others.
+        shutdown: Seconds for a stop that no one asked for; None: each pipeline's own.
+
+    Raises:
+        ConfigurationError: There is none, or two have the same name.
+    """
+
+    def __init__(self, pipelines: Sequence[Pipeline], shutdown: Optional[float]) -> None:
+        check_names(pipelines)
+        self.pipelines = list(pipelines)
+        self.endings: List[Ending] = []
+        """Of those that have ended."""
+        self.is_starting = False
+        self.is_stopping = False
+        """Whether a stop of all was asked for."""
+        self._shutdown = shutdown
+        # Of the last stop that was asked for. Written at any time, by any thread: what is read late is read again.
+        self._seconds: Optional[float] = None
+        self._deadline = float("inf")
+        self._open: List[Pipeline] = []
+
+    @property
+    def code(self) -> ExitCode:
+        """
+        The worst of how the pipelines ended.
+        """
+        return worst(ending.code for ending in self.endings)
+
+    def request_stop(self, seconds: Optional[float] = None) -> None:
+        """
+        Begin the stop of all pipelines, or shorten the one that is under way. Returns at once, takes no lock.
+
+        Args:
+            seconds: How long it may take; None: what the group was made with.
+        """
+        self._seconds = self._shutdown if seconds is None else seconds
+        self.is_stopping = True
+        longest = max(self._seconds_of(pipeline) for pipeline in self.pipelines)
+        self._deadline = min(self._deadline, monotonic() + longest)
+        for pipeline in self.pipelines:
+            pipeline.request_stop(self._seconds)
+
+    def run(self, look: Callable[[], None] = lambda: None) -> None:
+        """
+        Start those that do not run yet, and wait until all have ended. Interruptible by signals on the main thread.
+
+        Args:
+            look: Called every quarter of a second, on this thread.
+
+        Raises:
+            BaseException: What a ``start()``, *look* or a signal handler raised; all are stopped before.
+        """
+        try:
+            self._start()
+            self._wait(look)
+        except BaseException:
+            self.request_stop()
+            self._wait(lambda: None)
+            raise
+
+    def _start(self) -> None:
+        self.is_starting = True
+        try:
+            for pipeline in self.pipelines:
+                if self.is_stopping:
+                    return
+                if pipeline.state not in ("running", "draining"):
+                    pipeline.start()
+                self._open.append(pipeline)
+        finally:
+            self.is_starting = False
+            if self.is_stopping:  # asked for at a moment when the one that was started could not hear it
+                self.request_stop(self._seconds)
+
+    def _wait(self, look: Callable[[], None]) -> None:
+        while self._open:
+            look()
+            self._collect(self._open[0], TICK)
+            for pipeline in list(self._open):
+                self._collect(pipeline, 0)
+            if monotonic() > self._deadline + GRACE:
+                self._give_up()
+
+    def _collect(self, pipeline: Pipeline, timeout: float) -> None:
+        failed = drain = None
+        try:
+            if not pipeline.join(timeout):
+                return
+        except PipelineFailedError as error:
+            failed = error
+        try:
+            pipeline.stop(0)  # has ended: only says whether it left something behind
+        except DrainTimeoutError as error:
+            drain = error
+        self._end(Ending(pipeline.name, failed, drain), pipeline)
+
+    def _end(self, ending: Ending, pipeline: Pipeline) -> None:
+        self._open.remove(pipeline)
+        self.endings.append(ending)
+        if ending.failed is not None:
+            self.request_stop()
+
+    def _give_up(self) -> None:
+        for pipeline in list(self._open):
+            stacks = pipeline.stacks()
+            text = f"pipeline {pipeline.name!r} was drained, but what it was started with did not stop in time"
+            text += "".join(f"; thread {name} is at:\n{stack}" for name, stack in stacks.items())
+            self._end(Ending(pipeline.name, None, DrainTimeoutError(text, 0, stacks)), pipeline)
+
+    def _seconds_of(self, pipeline: Pipeline) -> float:
+        return pipeline.shutdown if self._seconds is None else self._seconds
+
+
+def check_names(pipelines: Sequence[Pipeline]) -> None:
+    """
+    Raise ConfigurationError if there is no pipeline, or two have the same name.
+    """
+    names = [pipeline.name for pipeline in pipelines]
+    if not names:
+        raise ConfigurationError("expected at least one pipeline")
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigurationError(f"two pipelines are named {twice[0]!r}, names must be unique in a process")

@@ -1,0 +1,142 @@
+"""
+What the forked processes do: run the pipelines, or answer for the health of all who do.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import threading
+from time import sleep
+from typing import Optional, Sequence
+
+import attrs
+
+from ..errors import ConfigurationError
+from .child import NOW, ParentLine, unblock_signals
+from .exit_codes import ExitCode
+from .health_file import read_file, remove_file, write_file
+from .health_report import Report, merge
+from .health_server import HealthServer
+from .logs import logger, say
+from .options import RunOptions
+from .restarts import AT_LIMIT, SIGNALLED
+from .service import Service
+from .targets import Target
+
+# How much longer than a drain may take a process has, before whoever waits for it kills it: below Kubernetes' 30 s.
+KILL_AFTER = 4.0
+
+# Seconds between two writings of the health file for all workers.
+HEALTH_INTERVAL = 5.0
+
+
+@attrs.frozen
+class WorkerJob:
+    """
+    Runs the pipelines.
+    """
+
+    targets: Sequence[Target]
+    options: RunOptions
+    default_level: Optional[int]
+
+    def run(self, line: ParentLine) -> int:
+        """
+        Run them until they end, the parent says so, or there is none any more; return the exit code.
+        """
+        service = Service(self.targets, self.options, self.default_level, on_ready=line.say_ready, is_worker=True)
+        thread = threading.Thread(target=self._obey, args=(line, service), name="broadway_sync.orders", daemon=True)
+        thread.start()
+        code = service.run()
+        if code == ExitCode.DRAINED and service.is_at_limit:
+            return AT_LIMIT
+        return SIGNALLED if code == ExitCode.DRAINED and service.is_signalled else code
+
+    def _obey(self, line: ParentLine, service: Service) -> None:
+        while True:
+            order = line.next_order()
+            if order == NOW and service.group is not None:
+                service.group.request_stop(0)
+            elif order:
+                os.kill(os.getpid(), signal.SIGTERM)  # also interrupts imports, and a start() that hangs
+            else:
+                self._end_without_parent()
+
+    def _end_without_parent(self) -> None:
+        logger.error("the parent is gone: draining")
+        os.kill(os.getpid(), signal.SIGTERM)
+        sleep(self.options.shutdown + KILL_AFTER)
+        os._exit(ExitCode.LEFT_BEHIND)  # nobody is left who would end a process that hangs
+
+
+@attrs.frozen
+class HealthJob:
+    """
+    Answers for all workers, from the health files that they write. A process of its own: their parent has no threads.
+    """
+
+    folder: str
+    options: RunOptions
+
+    def file(self, index: int) -> str:
+        """
+        Return the health file of a worker.
+        """
+        return os.path.join(self.folder, f"worker-{index}")
+
+    def forget(self, index: int) -> None:
+        """
+        In the parent: a worker has ended and another one follows; what it wrote last is no longer so.
+        """
+        remove_file(self.file(index))
+
+    def retire(self, index: int) -> None:
+        """
+        In the parent: a worker has ended and none follows.
+        """
+        with open(f"{self.file(index)}.ended", "w", encoding="utf-8"):
+            pass
+
+    def report(self) -> Report:
+        """
+        Return the health of all workers that have not ended for good.
+        """
+        files = [self.file(index) for index in range(self.options.processes)]
+        return merge(read_file(file) for file in files if not os.path.exists(f"{file}.ended"))
+
+    def run(self, line: ParentLine) -> int:
+        """
+        Answer until the parent says enough, or there is none any more.
+        """
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            signal.signal(number, signal.SIG_IGN)  # those who signal all processes do not mean this one: it goes last
+        unblock_signals()
+        try:
+            self._serve(line)
+        except ConfigurationError as error:
+            say(f"broadway-sync: {error}")
+            return ExitCode.CANNOT_START
+        return ExitCode.DRAINED
+
+    def _serve(self, line: ParentLine) -> None:
+        options, servers = self.options, []
+        if options.health_port is not None:
+            servers.append(HealthServer(self.report, options.health_port, options.health_host))
+        self._write()
+        for server in servers:
+            server.start()
+        line.say_ready()
+        while not select.select([line.orders], [], [], HEALTH_INTERVAL)[0]:
+            self._write()
+        if options.health_file is not None:
+            remove_file(options.health_file)
+
+    def _write(self) -> None:
+        if self.options.health_file is None:
+            return
+        try:
+            write_file(self.options.health_file, self.report())
+        except OSError as error:
+            raise ConfigurationError(f"health_file: cannot write {self.options.health_file}: {error}") from error

@@ -1,0 +1,79 @@
+"""
+For development: notices that a source file changed, and starts the process afresh.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import traceback
+from typing import Dict, List, NoReturn, Optional, Set
+
+
+class SourceFiles:
+    """
+    The source files of all modules that were imported, by the time of their last change.
+    """
+
+    def __init__(self) -> None:
+        self._times: Dict[str, Optional[int]] = {}
+        self._extra: Set[str] = set()
+
+    def add_from(self, error: BaseException) -> None:
+        """
+        Also watch the files that *error* passed through: a module that could not be imported is in no list.
+        """
+        causes: Optional[BaseException] = error
+        while causes is not None:
+            self._extra.update(frame.filename for frame in traceback.extract_tb(causes.__traceback__))
+            if isinstance(causes, SyntaxError) and causes.filename:
+                self._extra.add(causes.filename)
+            causes = causes.__cause__ or causes.__context__
+
+    def changed(self) -> Optional[str]:
+        """
+        Return a file that has changed since the last look, None if there is none. New modules are watched from now on.
+        """
+        changed = None
+        for file in self._files():
+            time = _time(file)
+            if self._times.setdefault(file, time) != time:
+                self._times[file] = time
+                changed = file
+        return changed
+
+    def _files(self) -> Set[str]:
+        found = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
+        return {file for file in found if isinstance(file, str)} | self._extra
+
+
+def _time(file: str) -> Optional[int]:
+    try:
+        return os.stat(file).st_mtime_ns
+    except OSError:
+        return None
+
+
+def start_afresh() -> NoReturn:
+    """
+    Replace this process by a new one with the same id, command line and environment.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, command_line())
+
+
+def command_line() -> List[str]:
+    """
+    Return the command that started this process.
+    """
+    original = getattr(sys, "orig_argv", None)  # from Python 3.10 on
+    if original:
+        return [sys.executable, *original[1:]]
+    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    if spec is None:
+        return [sys.executable, *flags, *sys.argv]
+    name = spec.name[: -len(".__main__")] if spec.name.endswith(".__main__") else spec.name
+    return [sys.executable, *flags, "-m", name, *sys.argv[1:]]

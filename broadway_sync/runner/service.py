@@ -1,0 +1,231 @@
+"""
+Pipelines in this process: from the import of their modules to the verdict on how they ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import traceback
+from time import monotonic, sleep
+from typing import Any, Callable, ContextManager, Iterator, List, Optional, Sequence, Tuple
+
+from ..errors import BroadwayError, ConfigurationError, PipelineFailedError
+from ..pipeline import Pipeline
+from .dumper import Dumper
+from .exit_codes import ExitCode
+from .group import Ending, Group
+from .health import HealthMonitor
+from .limits import Limits, resident_memory, show_size
+from .logs import LogHandler, logger, say
+from .options import RunOptions
+from .reload import SourceFiles
+from .signals import StopNow, StopSignals
+from .targets import Target, load_all
+
+# Seconds between two looks at limits and source files.
+LOOK_INTERVAL = 0.5
+
+
+class Service:
+    """
+    One run of the targets in this process.
+
+    Args:
+        targets: What to run.
+        options: How.
+        default_level: See :class:`LogHandler`.
+        on_ready: Called when all targets were made and nothing was started yet.
+        is_worker: Whether a parent decides about a stop at once, so that a second signal is no such thing: a terminal
+            signals the whole group of processes, and so do process managers.
+    """
+
+    def __init__(
+        self,
+        targets: Sequence[Target],
+        options: RunOptions,
+        default_level: Optional[int] = None,
+        *,
+        on_ready: Callable[[], None] = lambda: None,
+        is_worker: bool = False,
+    ) -> None:
+        self._targets = targets
+        self._options = options
+        self._default_level = default_level
+        self._on_ready = on_ready
+        self._limits = Limits(options.max_messages, options.max_memory)
+        self._sources = SourceFiles() if options.reload else None
+        self._signals = StopSignals(is_patient=is_worker)
+        self._is_signal_logged = False
+        self._next_look = 0.0
+        self.group: Optional[Group] = None
+        self.is_at_limit = False
+        """Whether it left because of ``max_messages`` or ``max_memory``."""
+        self.is_changed = False
+        """Whether it left because a source file changed."""
+
+    @property
+    def is_signalled(self) -> bool:
+        """
+        Whether a signal ended it.
+        """
+        return bool(self._signals.received)
+
+    def run(self) -> ExitCode:
+        """
+        Run until the end, on the main thread; return how it was.
+        """
+        with self._signals, contextlib.ExitStack() as stack:
+            try:
+                return self._run(stack)
+            except StopNow:
+                return self._verdict()
+            except Exception as error:
+                return self._failed_to_start(error)
+
+    def _run(self, stack: contextlib.ExitStack) -> ExitCode:
+        dumper = stack.enter_context(Dumper())
+        pipelines = load_all(self._targets)
+        stack.callback(LogHandler(self._options.level, self._default_level).remove)
+        dumper.pipelines = pipelines
+        group = Group(pipelines, self._options.shutdown)
+        self._check_memory()
+        for part in self._parts(pipelines):
+            stack.enter_context(part)
+        self._on_ready()
+        self.group = self._signals.group = group
+        logger.info("running %s", ", ".join(pipeline.name for pipeline in pipelines))
+        group.run(self._look)
+        return self._verdict()
+
+    def _parts(self, pipelines: List[Pipeline]) -> List[ContextManager[Any]]:
+        """
+        Return what lives around the pipelines: it is there before them, and goes after them.
+        """
+        options = self._options
+        monitor = HealthMonitor(
+            pipelines,
+            stall_after=options.stall_after,
+            port=options.health_port,
+            host=options.health_host,
+            file=options.health_file,
+        )
+        return [monitor] if options.statsd is None else [statsd(options.statsd, options.statsd_prefix), monitor]
+
+    def _check_memory(self) -> None:
+        """
+        Refuse a limit at which the process would come and go without end.
+        """
+        resident, limit = resident_memory(), self._options.max_memory
+        if limit is not None and resident is not None and resident >= limit:
+            have = show_size(resident)
+            raise ConfigurationError(f"max_memory: expected more than the {have} of a start, got: {show_size(limit)}")
+
+    def _look(self) -> None:
+        """
+        See what the main thread has to see to, between two looks at the pipelines.
+        """
+        assert self.group is not None
+        if self.is_signalled and not self._is_signal_logged:
+            self._is_signal_logged = True
+            logger.info("%s: draining, for %g s at most", self._signals.received[0].name, self._options.shutdown)
+        if monotonic() < self._next_look or self.group.is_stopping:
+            return
+        self._next_look = monotonic() + LOOK_INTERVAL
+        self._look_at_limits(self.group)
+        self._look_at_sources(self.group)
+
+    def _look_at_limits(self, group: Group) -> None:
+        handled = sum(pipeline.statistics().handled for pipeline in group.pipelines)
+        exceeded = self._limits.exceeded(handled, resident_memory() if self._limits.max_memory else None)
+        if exceeded:
+            logger.info("%s: draining, for %g s at most", exceeded, self._options.shutdown)
+            self.is_at_limit = True
+            group.request_stop()
+
+    def _look_at_sources(self, group: Group) -> None:
+        changed = self._sources.changed() if self._sources is not None else None
+        if changed:
+            logger.info("%s has changed: draining, then starting afresh", changed)
+            self.is_changed = True
+            group.request_stop()
+
+    def _verdict(self) -> ExitCode:
+        """
+        Say how it ended, and return the code.
+        """
+        if self.group is None:  # stopped before anything was started
+            return ExitCode.DRAINED
+        log_errors(self.group.endings)
+        code = self.group.code
+        logger.log(logging.INFO if code == ExitCode.DRAINED else logging.ERROR, "%s", describe(self.group.endings))
+        return code
+
+    def _failed_to_start(self, error: Exception) -> ExitCode:
+        if isinstance(error, BroadwayError) and not isinstance(error, PipelineFailedError):
+            say(f"broadway-sync: {error}")
+        else:
+            say("".join(traceback.format_exception(type(error), error, error.__traceback__)))
+        if self.group is not None:
+            log_errors(self.group.endings)
+        if self._sources is None:
+            return ExitCode.CANNOT_START
+        return self._wait_for_change(self._sources, error)
+
+    def _wait_for_change(self, sources: SourceFiles, error: Exception) -> ExitCode:
+        """
+        While developing a mistake is no reason to end: the next change may mend it.
+        """
+        sources.add_from(error)
+        say("broadway-sync: waiting for a source file to change")
+        try:
+            while not sources.changed():
+                if self.is_signalled:
+                    return ExitCode.CANNOT_START
+                sleep(LOOK_INTERVAL)
+        except StopNow:
+            return ExitCode.CANNOT_START
+        self.is_changed = True
+        return ExitCode.DRAINED
+
+
+def log_errors(endings: Sequence[Ending]) -> None:
+    """
+    Log how pipelines ended that did not end well.
+    """
+    for ending in endings:
+        if ending.failed is not None:
+            logger.error("%s", ending.failed, exc_info=ending.failed.__cause__)
+        if ending.drain is not None:
+            logger.error("%s", ending.drain)
+
+
+def describe(endings: Sequence[Ending]) -> str:
+    """
+    Return the last word on how pipelines ended.
+    """
+    gave_up = [ending.name for ending in endings if ending.failed is not None]
+    left = {ending.name: ending.drain.left_behind for ending in endings if ending.drain is not None}
+    texts = [f"{', '.join(gave_up)} gave up"] if gave_up else []
+    if left:
+        where = ", ".join(f"{count} in {name}" for name, count in left.items())
+        texts.append(f"messages were left behind, neither acknowledged nor failed: {where}")
+    return "; ".join(texts) or "drained"
+
+
+@contextlib.contextmanager
+def statsd(address: Tuple[str, int], prefix: str) -> Iterator[None]:
+    """
+    Send metrics to a statsd server.
+
+    Raises:
+        ConfigurationError: Its client is not installed.
+    """
+    from ..telemetry.statsd import StatsdReporter
+
+    reporter = StatsdReporter(host=address[0], port=address[1], prefix=prefix)
+    reporter.attach()
+    try:
+        yield
+    finally:
+        reporter.detach()

@@ -1,0 +1,131 @@
+"""
+Signals that drain: for the runner, and as :func:`run_until_signal` for scripts.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+from typing import Any, Dict, Iterable, List, Optional
+
+from ..log import log_error
+from ..pipeline import Pipeline
+from .child import unblock_signals
+from .group import Group
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class StopNow(BaseException):
+    """
+    Raised by a signal handler into what cannot be asked to stop: imports, and a ``start()`` that hangs.
+
+    No ``Exception``: it must get through user code that catches those.
+    """
+
+
+class StopSignals:
+    """
+    Handlers, for the time of a ``with``: the first signal drains the group, a second one stops it at once.
+
+    Before there is a group the first signal raises :class:`StopNow`: nothing was taken yet. The handlers set flags, and
+    call ``request_stop``, which takes no lock.
+
+    Args:
+        signals: Their numbers.
+        is_patient: Whether a second signal does no more than the first.
+
+    Raises:
+        RuntimeError: By ``with``: this is not the main thread.
+    """
+
+    def __init__(self, signals: Iterable[int] = STOP_SIGNALS, *, is_patient: bool = False) -> None:
+        self._signals = tuple(signals)
+        self._is_patient = is_patient
+        self._previous: Dict[int, Any] = {}
+        self.group: Optional[Group] = None
+        self.received: List[signal.Signals] = []
+        """What has arrived, in order."""
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is not threading.main_thread():
+            name = threading.current_thread().name
+            raise RuntimeError(f"signals can be handled on the main thread only, this is {name!r}")
+        try:
+            for number in self._signals:
+                self._previous[number] = signal.signal(number, self._handle)
+        except BaseException:
+            self._restore()
+            raise
+        if self._is_patient:  # forked with signals blocked, see child.py
+            unblock_signals()
+        return self
+
+    def __exit__(self, *exc_info: Any) -> None:
+        self._restore()
+
+    def _restore(self) -> None:
+        while self._previous:
+            number, handler = self._previous.popitem()
+            # None: it was not set from Python, which cannot set it again.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+    def _handle(self, number: int, frame: Optional[FrameType]) -> None:
+        self.received.append(signal.Signals(number))
+        if self.group is None:
+            raise StopNow
+        if len(self.received) == 1:
+            self.group.request_stop()
+        elif not self._is_patient:
+            self.group.request_stop(0)
+            if self.group.is_starting:
+                raise StopNow
+
+
+def run_until_signal(
+    *pipelines: Pipeline, signals: Iterable[int] = STOP_SIGNALS, shutdown: Optional[float] = None
+) -> Optional[signal.Signals]:
+    """
+    Run pipelines until they end or a signal comes: the first one drains all, a second one stops at once.
+
+    For scripts. Starts those that do not run yet; returns when all have ended, so that ``join()`` on any of them
+    returns at once. When one gives up the others are drained. Handlers of signals are installed for the time of the
+    call only; what was there before is put back, whatever happens.
+
+    Args:
+        pipelines: At least one.
+        signals: Which signals do so; default SIGTERM and SIGINT.
+        shutdown: Seconds that a drain may take; default: each pipeline's own.
+
+    Returns:
+        The first signal that came, None if the sources were exhausted or somebody else stopped the pipelines.
+
+    Raises:
+        PipelineFailedError: A pipeline gave up; from the cause.
+        DrainTimeoutError: Messages or threads were left behind, also by a second signal.
+        RuntimeError: This is not the main thread.
+        ConfigurationError: There is no pipeline, or two have the same name.
+        BaseException: What a ``start()`` raised.
+    """
+    group = Group(pipelines, shutdown)
+    with StopSignals(signals) as stop_signals:
+        stop_signals.group = group
+        try:
+            group.run()
+        except StopNow:  # all that ran was stopped
+            pass
+    _raise_worst(group)
+    return stop_signals.received[0] if stop_signals.received else None
+
+
+def _raise_worst(group: Group) -> None:
+    """
+    Raise the first failure, else the first drain that ran out of time; log the others.
+    """
+    endings = sorted(group.endings, key=lambda ending: ending.failed is None)
+    errors: List[Any] = [(e.name, error) for e in endings for error in (e.failed, e.drain) if error is not None]
+    for name, error in errors[1:]:
+        log_error(str(error), error.__cause__, name, name)
+    if errors:
+        raise errors[0][1]

@@ -1,0 +1,266 @@
+"""
+The parent of several processes: forks them, follows up those that end, and drains all together.
+
+It has no threads and runs no code of the user, so that it can fork at any time and is not what fails. Whatever it waits
+for (signals, what its children say, ``broadway-sync dump``) is a file descriptor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import selectors
+import shutil
+import signal
+import tempfile
+import threading
+from time import monotonic
+from typing import Any, Iterator, List, Optional, Sequence, Tuple
+
+import attrs
+
+from ..errors import ConfigurationError
+from .child import DRAIN, NOW
+from .dumper import SIGNAL, open_endpoint
+from .exit_codes import ExitCode, worst
+from .jobs import KILL_AFTER, HealthJob, WorkerJob
+from .logs import LogHandler, logger, say
+from .options import RunOptions
+from .restarts import describe
+from .signals import STOP_SIGNALS
+from .slot import Birth, Slot
+from .targets import Target
+from .wakeup import Wakeup
+
+# Seconds that processes have which are to stop at once.
+AT_ONCE = 3.0
+
+# Seconds until the next attempt when the system has no process left.
+NO_PROCESS_PAUSE = 1.0
+
+
+class Workers:
+    """
+    Runs the targets in ``options.processes`` processes.
+
+    Args:
+        targets: What each of them runs.
+        options: How.
+        default_level: See :class:`LogHandler`.
+
+    Raises:
+        ConfigurationError: This system cannot fork.
+    """
+
+    def __init__(self, targets: Sequence[Target], options: RunOptions, default_level: Optional[int]) -> None:
+        if not hasattr(os, "fork"):
+            raise ConfigurationError(f"processes: this system cannot fork, expected 1, got: {options.processes}")
+        self._options = options
+        self._default_level = default_level
+        self._pid = os.getpid()
+        self._started_at = monotonic()
+        self._stops = 0  # how often a stop was asked for
+        self._health = self._make_health()
+        self._workers = [self._make_worker(index, targets) for index in range(options.processes)]
+        self._slots = [*([self._health] if self._health else []), *self._workers]
+
+    def _make_health(self) -> Optional[Slot]:
+        if self._options.health_port is None and self._options.health_file is None:
+            return None
+        folder = tempfile.mkdtemp(prefix="broadway-sync-health-")
+        return Slot("health process", HealthJob(folder, self._options), is_first=True)
+
+    def _make_worker(self, index: int, targets: Sequence[Target]) -> Slot:
+        file = None if self._health is None else self._health_job.file(index)
+        options = attrs.evolve(self._options, processes=1, health_port=None, health_file=file)
+        return Slot(f"worker {index}", WorkerJob(targets, options, self._default_level), is_first=index == 0)
+
+    @property
+    def _health_job(self) -> HealthJob:
+        assert self._health is not None and isinstance(self._health.job, HealthJob)
+        return self._health.job
+
+    def run(self) -> Tuple[ExitCode, Optional[Birth]]:
+        """
+        Run until all have ended; return the worst of their codes.
+
+        Returns a second time, in each child, and then with what that was born for. Everything that is the parent's is
+        closed there by then.
+        """
+        with contextlib.ExitStack() as stack:
+            stack.callback(LogHandler(self._options.level, self._default_level).remove)
+            stack.callback(self._clean_up)
+            wakeup = stack.enter_context(Wakeup(filter(None, (*STOP_SIGNALS, signal.SIGCHLD, SIGNAL))))
+            endpoint = open_endpoint()
+            if endpoint is not None:
+                stack.callback(endpoint.close)
+            self._warn_of_threads()
+            birth = self._supervise(wakeup, endpoint)
+        return worst(slot.code for slot in self._slots), birth
+
+    def _supervise(self, wakeup: Wakeup, endpoint: Any) -> Optional[Birth]:
+        while True:
+            birth = self._start_due()
+            if birth is not None:
+                return birth
+            if not any(slot.is_open for slot in self._workers) and not self._end_health():
+                return None
+            for source in self._wait(wakeup, endpoint):
+                if source is endpoint:
+                    endpoint.answer(self._dump(), tuple(slot.child.pid for slot in self._workers if slot.child))
+                elif isinstance(source, Slot):
+                    source.hear()
+            for number in wakeup.take():
+                self._signalled(number)
+            self._look_after_children()
+
+    # Starting.
+
+    def _start_due(self) -> Optional[Birth]:
+        """
+        Start those that are due; return what a child was born for, in the child.
+        """
+        for slot in self._slots:
+            if slot.due is not None and slot.due <= monotonic():
+                try:
+                    birth = slot.start()
+                except OSError as error:
+                    logger.error("%s could not be started: %s", slot.name, error)
+                    slot.due = monotonic() + NO_PROCESS_PAUSE
+                    continue
+                if birth is not None:
+                    self._forget_children()
+                    return birth
+                assert slot.child is not None
+                logger.info("%s is process %d", slot.name, slot.child.pid)
+            if slot.holds_back:
+                break
+        return None
+
+    def _forget_children(self) -> None:
+        """
+        In a child: close the parent's side of all lines. Else the others would not notice the parent's death.
+        """
+        for slot in self._slots:
+            if slot.child is not None:
+                slot.child.close()
+                slot.child = None
+
+    # Waiting.
+
+    def _wait(self, wakeup: Wakeup, endpoint: Any) -> List[Any]:
+        """
+        Wait until there is something to do; return which of the slots, and the endpoint, are readable.
+        """
+        # Made anew each time: one that is kept would be shared by the children.
+        with selectors.PollSelector() as selector:
+            selector.register(wakeup.fd, selectors.EVENT_READ)
+            if endpoint is not None:
+                selector.register(endpoint.socket, selectors.EVENT_READ, endpoint)
+            for slot in self._slots:
+                if slot.child is not None and slot.child.status is not None:
+                    selector.register(slot.child.status, selectors.EVENT_READ, slot)
+            return [key.data for key, _ in selector.select(self._timeout())]
+
+    def _timeout(self) -> Optional[float]:
+        now = monotonic()
+        return min((max(0.0, at - now) for at in self._appointments()), default=None)
+
+    def _appointments(self) -> Iterator[float]:
+        is_held_back = False
+        for slot in self._slots:
+            if slot.due is not None and not is_held_back:
+                yield slot.due
+            if slot.child is not None and slot.child.kill_at is not None and not slot.child.was_killed:
+                yield slot.child.kill_at
+            is_held_back = is_held_back or slot.holds_back
+
+    # Ending.
+
+    def _signalled(self, number: int) -> None:
+        if number == SIGNAL:
+            say(self._dump())
+            for slot in self._workers:
+                if slot.child is not None:
+                    slot.child.signal(number)
+        elif number in STOP_SIGNALS:
+            self._stop(signal.Signals(number).name)
+
+    def _stop(self, reason: str) -> None:
+        """
+        Drain all workers; if they are being drained already, stop them at once.
+        """
+        self._stops += 1
+        is_first = self._stops == 1
+        how = f"draining, for {self._options.shutdown:g} s at most" if is_first else "stopping at once"
+        logger.info("%s: %s", reason, how)
+        order, seconds = (DRAIN, self._options.shutdown + KILL_AFTER) if is_first else (NOW, AT_ONCE)
+        for slot in self._workers:
+            slot.due = None
+            if slot.child is not None:
+                slot.child.tell(order, seconds)
+
+    def _end_health(self) -> bool:
+        """
+        Tell the health process that all others have ended; return whether it still has to.
+        """
+        if self._health is None:
+            return False
+        self._health.due = None
+        child = self._health.child
+        if child is not None and child.kill_at is None:
+            child.tell(DRAIN, AT_ONCE)
+        return child is not None
+
+    def _look_after_children(self) -> None:
+        for slot in self._slots:
+            child = slot.child
+            if child is None:
+                continue
+            if child.kill_if_late():
+                logger.error("%s (process %d) did not end in time and is killed", slot.name, child.pid)
+            ended = slot.reap(is_stopping=child.kill_at is not None, was_ready=any(s.was_ready for s in self._workers))
+            if ended is not None:
+                self._ended(slot, child.pid, *ended)
+
+    def _ended(self, slot: Slot, pid: int, code: int, follows: Any) -> None:
+        text = f"{slot.name} (process {pid}) {describe(code)}"
+        if follows.pause is not None:
+            text += f", another one starts in {follows.pause:.1f} s" if follows.pause else ", another one starts"
+        is_well = follows.code == ExitCode.DRAINED
+        logger.log(logging.INFO if is_well else logging.ERROR, "%s", text)
+        self._tell_health(slot)
+        if follows.is_hopeless and not self._stops:
+            self._stop(f"{slot.name} cannot go on")
+
+    def _tell_health(self, slot: Slot) -> None:
+        if self._health is not None and slot is not self._health:
+            index = self._workers.index(slot)
+            self._health_job.forget(index)
+            if not slot.is_open:
+                self._health_job.retire(index)
+
+    def _clean_up(self) -> None:
+        """
+        In the parent, whatever happened: leave nothing behind.
+        """
+        if os.getpid() != self._pid:
+            return
+        for slot in self._slots:
+            if slot.child is not None:
+                slot.child.signal(signal.SIGKILL)
+                os.waitpid(slot.child.pid, 0)
+        if self._health is not None:
+            shutil.rmtree(self._health_job.folder, ignore_errors=True)
+
+    def _dump(self) -> str:
+        uptime = monotonic() - self._started_at
+        head = f"process {self._pid}, parent of {len(self._workers)} workers for {uptime:.1f} s"
+        return "\n".join([head, *(f"  {slot.describe()}" for slot in self._slots), ""])
+
+    def _warn_of_threads(self) -> None:
+        others = [thread.name for thread in threading.enumerate() if thread is not threading.current_thread()]
+        if others:
+            names = ", ".join(others)
+            logger.warning("forking although there are threads, which workers will not have: %s", names)

@@ -1,0 +1,3 @@
+"""
+Dead letters: failed messages that are stored before they are acknowledged.
+"""

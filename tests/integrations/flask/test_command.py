@@ -1,0 +1,210 @@
+"""
+``flask broadway``: the example of the manual, as its readers run it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Callable, Iterator, List
+
+import pytest
+
+pytest.importorskip("flask", reason="Flask is not installed")
+pytest.importorskip("flask_sqlalchemy", reason="Flask-SQLAlchemy is not installed")
+
+from broadway_sync.runner import run_flags  # noqa: E402 - after the look for Flask
+from tests.brokers.process import Process  # noqa: E402
+from tests.helpers import BOUND, eventually, python_env  # noqa: E402
+from tests.integrations.web.support import EXAMPLE  # noqa: E402
+
+APP = EXAMPLE.parent / "flask_app"
+ORDERS = [{"customer": f"c{number:03}"} for number in range(250)]
+
+
+class Project:
+    """
+    A folder with a copy of the example.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        shutil.copy(str(APP / "shop.py"), str(folder))
+        self.database, self.orders = folder / "shop.sqlite", folder / "orders.jsonl"
+        (folder / "settings.cfg").write_text(
+            f"SQLALCHEMY_DATABASE_URI = 'sqlite:///{self.database}'\nORDERS = {str(self.orders)!r}\n", encoding="utf-8"
+        )
+        self.orders.write_text("".join(f"{json.dumps(order)}\n" for order in ORDERS), encoding="utf-8")
+        self.environment = python_env({"SHOP_SETTINGS": str(folder / "settings.cfg"), "FLASK_APP": "shop"})
+
+    def command(self, *arguments: Any) -> List[str]:
+        """
+        Return the command line of ``flask``.
+        """
+        return [sys.executable, "-m", "flask", *map(str, arguments)]
+
+    def flask(self, *arguments: Any) -> subprocess.CompletedProcess[str]:
+        """
+        Run ``flask`` to its end.
+        """
+        return subprocess.run(
+            self.command(*arguments), cwd=str(self.folder), env=self.environment, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, timeout=5 * BOUND,
+        )  # fmt: skip
+
+    def customers(self) -> List[str]:
+        """
+        Return the customers of the orders in the database.
+        """
+        with closing(sqlite3.connect(str(self.database), timeout=BOUND)) as database:
+            return [customer for (customer,) in database.execute('SELECT customer FROM "order" ORDER BY customer')]
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    """
+    Return a project whose tables exist.
+    """
+    project = Project(tmp_path)
+    done = project.flask("create-tables")
+    assert done.returncode == 0, done.stderr
+    return project
+
+
+@pytest.fixture
+def run(project: Project) -> Iterator[Callable[..., Process]]:
+    """
+    Return a function that starts ``flask broadway run``; its output goes to the file ``log``.
+    """
+    processes: List[Process] = []
+
+    def start(*arguments: Any) -> Process:
+        with open(str(project.folder / "log"), "wb") as log:
+            command = project.command("broadway", "run", *arguments)
+            processes.append(Process(command, env=project.environment, cwd=project.folder, stdout=log))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.kill()
+
+
+def test_run(project: Project) -> None:
+    """
+    The example stores all orders, says so, and exits 0.
+    """
+    done = project.flask("broadway", "run", "orders", "--max-messages", "10000")
+    assert done.returncode == 0, done.stderr
+    assert project.customers() == [order["customer"] for order in ORDERS]
+    assert "drained" in done.stderr
+
+
+def test_list(project: Project) -> None:
+    """
+    Names, and what they are for.
+    """
+    done = project.flask("broadway", "list")
+    assert done.stdout == (
+        "orders  Stores the orders of a file, one in each line. In real life they come from a broker.\n"
+        "clicks  Stores the clicks of a web process.\n"
+    )
+
+
+def test_check(project: Project) -> None:
+    """
+    All pipelines, or those that are named, are made and drawn.
+    """
+    done = project.flask("broadway", "check")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "pipeline 'orders': " in done.stdout
+    assert "producers BufferProducer: concurrency 1" in done.stdout
+    assert "'clicks'" not in project.flask("broadway", "check", "orders").stdout
+
+
+def test_check_says_what_is_wrong(project: Project) -> None:
+    """
+    And where; the exit code is 2.
+    """
+    file = project.folder / "shop.py"
+    file.write_text(file.read_text(encoding="utf-8").replace('"concurrency": 4', '"concurency": 4'), encoding="utf-8")
+    done = project.flask("broadway", "check")
+    assert done.returncode == 2
+    text = "target 'orders': processors.default.concurency: unknown option, valid options are: concurrency, max_demand"
+    assert done.stderr.startswith(text)
+    assert "shop.py, line" in done.stderr
+    assert "pipeline 'clicks': " in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["other"], "no pipeline is registered as 'other', there are: orders, clicks"),
+        (["orders", "--processes", "0"], "--processes: expected an int > 0, got: 0"),
+        (["orders", "--max-memory", "lots"], "--max-memory: expected a size in bytes such as 512M or 2G, got: 'lots'"),
+        ([], "Missing argument 'NAME...'."),
+    ],
+)
+def test_mistakes_on_the_command_line(project: Project, arguments: List[str], text: str) -> None:
+    """
+    Are said in one line, with the exit code for what cannot start.
+    """
+    done = project.flask("broadway", "run", *arguments)
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (2, f"Error: {text}")
+
+
+def test_options_are_those_of_the_runner(project: Project) -> None:
+    """
+    All of them, with their meaning.
+    """
+    words = project.flask("broadway", "run", "--help").stdout.split()
+    assert [flag.flag for flag in run_flags() if flag.flag not in words] == []
+
+
+# A source without end that says, when it is terminated, how much it has given.
+ENDLESS = """
+import os
+
+from broadway_sync import Message, NoopAcknowledger, Pipeline, Producer
+from shop import Order, StoreOrders, broadway, create_app, db
+
+class Endless(Producer):
+    given = 0
+
+    def handle_demand(self, demand):
+        self.given += demand
+        return [Message('{"customer": "x"}', NoopAcknowledger.init()) for _ in range(demand)]
+
+    def terminate(self, reason):
+        os.write(1, f"given {self.given}\\n".encode())
+
+@broadway.pipeline("endless")
+def make_endless():
+    return Pipeline(
+        StoreOrders(), name="endless", producer={"module": (Endless, {})}, processors={"default": {"concurrency": 2}},
+        batchers={"default": {"batch_size": 100}},
+    )
+"""
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_sigterm_drains(project: Project, run: Callable[..., Process], processes: int) -> None:
+    """
+    All that was taken when SIGTERM came is stored, and the exit code is 0.
+    """
+    (project.folder / "endless.py").write_text(ENDLESS, encoding="utf-8")
+    project.environment["FLASK_APP"] = "endless"
+    process = run("endless", "--processes", processes)
+    eventually(lambda: len(project.customers()) >= 1000, "orders are stored", 5 * BOUND)
+    process.signal(signal.SIGTERM)
+    code = process.wait()
+    log = (project.folder / "log").read_text(encoding="utf-8")
+    given = re.findall(r"^given (\d+)$", log, re.MULTILINE)
+    assert (code, len(given)) == (0, processes), log
+    assert len(project.customers()) == sum(map(int, given)), log

@@ -1,0 +1,224 @@
+"""
+Web servers as processes, clients that remember what was acknowledged, and what the workers stored.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import sysconfig
+import threading
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Set
+
+from tests.brokers.ports import HOST, Port
+from tests.brokers.process import Folder, Process
+from tests.helpers import BOUND, eventually, python_env
+
+ROOT = Path(__file__).resolve().parents[3]
+EXAMPLE = ROOT / "docs" / "examples" / "web_app"
+
+
+def script(name: str) -> Optional[str]:
+    """
+    Return the path of a command that is installed beside this interpreter, None if it is not.
+    """
+    return shutil.which(name, path=sysconfig.get_path("scripts"))
+
+
+class Server:
+    """
+    A web server with its workers, in a folder of its own that holds a copy of the example.
+
+    Args:
+        files: Further files for that folder: their names and texts.
+        env: Added to the environment.
+    """
+
+    def __init__(self, files: Optional[Dict[str, str]] = None, env: Optional[Dict[str, str]] = None) -> None:
+        self._folder = Folder("web")
+        self.folder = self._folder.path
+        self._port = Port()
+        self.port = self._port.number
+        for path in EXAMPLE.iterdir():
+            if path.is_file():
+                shutil.copy(str(path), str(self.folder))
+        for name, text in (files or {}).items():
+            (self.folder / name).write_text(text, encoding="utf-8")
+        self._database = self.folder / "clicks.sqlite"
+        self._env = python_env({"CLICKS_DATABASE": str(self._database), "PYTHONDONTWRITEBYTECODE": "1", **(env or {})})
+        self._env.pop("PYTEST_CURRENT_TEST", None)
+        self._process: Optional[Process] = None
+
+    def start(self, command: Sequence[str]) -> Server:
+        """
+        Start it; return when it accepts connections.
+        """
+        with open(str(self.folder / "log"), "wb") as log:
+            self._process = Process(command, env=self._env, cwd=self.folder, stdout=log)
+        eventually(self._accepts, "the server accepts connections", 3 * BOUND)
+        return self
+
+    def _accepts(self) -> bool:
+        assert self.process.is_alive, self.log
+        with contextlib.suppress(OSError):
+            connection = http.client.HTTPConnection(HOST, self.port, timeout=1)
+            with contextlib.closing(connection):
+                connection.connect()
+            return True
+        return False
+
+    @property
+    def process(self) -> Process:
+        """
+        Its first process.
+        """
+        assert self._process is not None, "not started"
+        return self._process
+
+    @property
+    def log(self) -> str:
+        """
+        What it has written so far.
+        """
+        return (self.folder / "log").read_text(encoding="utf-8", errors="replace")
+
+    def wait_for_log(self, text: str, count: int = 1) -> None:
+        """
+        Wait until *text* is in the log.
+        """
+        try:
+            eventually(lambda: self.log.count(text) >= count, f"{text!r} in the log", 3 * BOUND)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; the log:\n{self.log}") from None
+
+    def stored(self) -> List[str]:
+        """
+        Return the clicks in the database.
+        """
+        with contextlib.closing(sqlite3.connect(str(self._database), timeout=BOUND)) as database:
+            return [path for (path,) in database.execute("SELECT path FROM clicks")]
+
+    def workers(self) -> Set[int]:
+        """
+        Return the ids of its worker processes.
+        """
+        listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(self.process.pid)], stdout=subprocess.PIPE)
+        return set(map(int, listed.stdout.split()))
+
+    def get(self, path: str) -> http.client.HTTPResponse:
+        """
+        Make one request; return the response, its body read.
+        """
+        connection = http.client.HTTPConnection(HOST, self.port, timeout=BOUND)
+        with contextlib.closing(connection):
+            connection.request("GET", path)
+            response = connection.getresponse()
+            response.body = response.read()  # type: ignore[attr-defined]
+            return response
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """
+        Stop it by a signal; return the exit code of its first process once the whole group has ended.
+        """
+        self.process.signal(number)
+        code = self.process.wait(3 * BOUND)
+        eventually(lambda: not self._group(), "no process of the server is left", BOUND)
+        return code
+
+    def _group(self) -> List[int]:
+        listed = subprocess.run(["ps", "-eo", "pgid=,stat="], stdout=subprocess.PIPE, universal_newlines=True)
+        lines = [line.split() for line in listed.stdout.splitlines()]
+        return [int(group) for group, state in lines if int(group) == self.process.pid and not state.startswith("Z")]
+
+    def close(self) -> None:
+        """
+        Kill what is left, and remove the folder.
+        """
+        if self._process is not None:
+            self._process.kill()
+        self._port.close()
+        self._folder.close()
+
+
+class Clients:
+    """
+    Threads that make requests until :meth:`stop`, each with a path of its own, and remember which were acknowledged.
+
+    A request whose connection breaks before the answer counts as not acknowledged.
+    """
+
+    def __init__(self, server: Server, count: int = 4) -> None:
+        self._server = server
+        self._ending = threading.Event()
+        # Written by one thread each.
+        self._acknowledged: List[List[str]] = [[] for _ in range(count)]
+        self.workers: Dict[str, str] = {}
+        """The header ``X-Worker`` of the answers, by path."""
+        self._threads = [threading.Thread(target=self._work, args=(n,), daemon=True) for n in range(count)]
+        for thread in self._threads:
+            thread.start()
+
+    def _work(self, client: int) -> None:
+        number = 0
+        while not self._ending.is_set():
+            number += 1
+            path = f"/{client}/{number}"
+            try:
+                response = self._server.get(path)
+            except (OSError, http.client.HTTPException):
+                self._ending.wait(0.01)
+                continue
+            self.workers[path] = response.headers.get("X-Worker", "")
+            if response.status == 202:
+                self._acknowledged[client].append(path)
+
+    @property
+    def acknowledged(self) -> List[str]:
+        """
+        The paths that the server has answered with 202 so far.
+        """
+        return [path for paths in self._acknowledged for path in list(paths)]
+
+    def wait_for(self, count: int) -> None:
+        """
+        Wait until that many more requests are acknowledged.
+        """
+        before = len(self.acknowledged)
+        try:
+            eventually(lambda: len(self.acknowledged) >= before + count, f"{count} acknowledged requests", 3 * BOUND)
+        except AssertionError as error:
+            raise AssertionError(f"{error}, {len(self.acknowledged)} were; the log:\n{self._server.log}") from None
+
+    def stop(self) -> List[str]:
+        """
+        Make no more requests; return the acknowledged paths.
+        """
+        self._ending.set()
+        for thread in self._threads:
+            thread.join(3 * BOUND)
+        return self.acknowledged
+
+
+@contextlib.contextmanager
+def requests(server: Server, count: int = 4) -> Iterator[Clients]:
+    """
+    Make requests while the block runs.
+    """
+    clients = Clients(server, count)
+    try:
+        yield clients
+    finally:
+        clients.stop()
+
+
+def python_command(*arguments: Any) -> List[str]:
+    """
+    Return a command for this interpreter.
+    """
+    return [sys.executable, *map(str, arguments)]

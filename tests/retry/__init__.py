@@ -1,0 +1,3 @@
+"""
+Declared retries.
+"""
