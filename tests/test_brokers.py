@@ -24,15 +24,17 @@ from tests.brokers.kafka import Kafka
 from tests.brokers.kafka_mock import OFFSET_COMMIT, PRODUCE, KafkaMock
 from tests.brokers.ministack import MiniStack
 from tests.brokers.ports import HOST, Port
+from tests.brokers.postgresql import PostgreSQL
 from tests.brokers.proxy import Proxy
 from tests.brokers.pubsub import PubSub
 from tests.brokers.rabbitmq import RabbitMQ
+from tests.brokers.statsd import Statsd
 from tests.helpers import BOUND, Call, assert_quiet, eventually, python_env
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes through /proc")
 
 ROOT = Path(__file__).resolve().parent.parent
-REAL = ["rabbitmq", "kafka", "elasticmq", "ministack", "pubsub"]
+REAL = ["rabbitmq", "kafka", "elasticmq", "ministack", "pubsub", "postgresql"]
 
 
 # ---- a small broker, so that most tests need none of the big ones
@@ -667,13 +669,16 @@ def test_missing_broker_is_a_failure_where_brokers_are_required(monkeypatch: pyt
         fixtures.require("needs java")
 
 
-@pytest.mark.parametrize("broker_class", [RabbitMQ, Kafka, KafkaMock, ElasticMQ, MiniStack, PubSub])
+@pytest.mark.parametrize(
+    "broker_class", [RabbitMQ, Kafka, KafkaMock, ElasticMQ, MiniStack, PubSub, PostgreSQL, Statsd]
+)
 def test_each_broker_says_what_is_missing(broker_class: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """
     On a machine that has nothing, each broker names what has to be installed.
     """
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("BROADWAY_PUBSUB_EMULATOR", str(tmp_path))
+    monkeypatch.setenv("BROADWAY_POSTGRESQL", str(tmp_path))
     for module in ("kafka", "elasticmq", "ministack"):
         monkeypatch.setattr(f"tests.brokers.{module}.JARS", tmp_path)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)

@@ -162,8 +162,7 @@ class HealthMonitor:
 
     def _watch_once(self) -> None:
         looks = self._look()
-        for pipeline, health in looks:
-            self._stalls.look(pipeline, health)
+        self._stalls.look_at(looks)
         if self._file is not None:
             write_file(self._file, make_report([health for _, health in looks], self._connections.down()))
 

@@ -26,7 +26,7 @@ def write_file(path: str, report: Report) -> None:
     Raises:
         OSError: It cannot be written.
     """
-    text = json.dumps({"timestamp": time.time(), "pid": os.getpid(), **report.as_dict()}, default=str)
+    text = json.dumps({"timestamp": time.time(), **report.as_dict()}, default=str)
     folder, name = os.path.split(os.path.abspath(path))
     handle, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
     try:

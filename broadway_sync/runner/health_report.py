@@ -5,7 +5,7 @@ What the outside is told about the health of a process: whether it is live, whet
 from __future__ import annotations
 
 import os
-from typing import Any, Dict, Iterable, Mapping, Tuple
+from typing import Any, Dict, Iterable, Mapping, Optional, Tuple
 
 import attrs
 
@@ -26,6 +26,8 @@ class Report:
     """Why it is not live or not ready, one text each."""
     pipelines: Tuple[Mapping[str, Any], ...] = ()
     """:meth:`Health.as_dict` of each pipeline, with ``pid`` and ``connections_down`` (producer to reason)."""
+    pid: Optional[int] = None
+    """Of the process; None when there are several, or none."""
 
     def text(self, is_good: bool) -> str:
         """
@@ -52,6 +54,7 @@ class Report:
             ready=fields["ready"] is True,
             problems=tuple(fields["problems"]),
             pipelines=tuple(fields["pipelines"]),
+            pid=fields["pid"],
         )
 
 
@@ -72,12 +75,13 @@ def make_report(healths: Iterable[Health], disconnected: Mapping[str, Mapping[st
                 problems.append(f"{health.name}: {producer} has no connection: {reason}")
     if not any(health.state in ("running", "draining") for health in healths):
         problems.append("no pipeline is running")
-    is_live = all(health.is_live for health in healths)
+    pid = os.getpid()
     pipelines = tuple(
-        {**health.as_dict(), "pid": os.getpid(), "connections_down": dict(disconnected.get(health.name, {}))}
+        {**health.as_dict(), "pid": pid, "connections_down": dict(disconnected.get(health.name, {}))}
         for health in healths
     )
-    return Report(live=is_live, ready=is_live and not problems, problems=tuple(problems), pipelines=pipelines)
+    is_live = all(health.is_live for health in healths)
+    return Report(live=is_live, ready=not problems, problems=tuple(problems), pipelines=pipelines, pid=pid)
 
 
 def merge(reports: Iterable[Report]) -> Report:
@@ -85,10 +89,14 @@ def merge(reports: Iterable[Report]) -> Report:
     Return the report on several processes, which is as bad as the worst of them; none at all are not ready.
     """
     reports = list(reports)
-    problems = tuple(problem for report in reports for problem in report.problems)
+    problems = tuple(_prefix(report) + problem for report in reports for problem in report.problems)
     return Report(
         live=all(report.live for report in reports),
         ready=bool(reports) and all(report.ready for report in reports),
         problems=problems if reports else ("no process reports",),
         pipelines=tuple(pipeline for report in reports for pipeline in report.pipelines),
     )
+
+
+def _prefix(report: Report) -> str:
+    return "" if report.pid is None else f"process {report.pid}: "

@@ -12,14 +12,19 @@ from time import sleep
 from typing import NoReturn, Optional
 
 from .exit_codes import ExitCode
+from .logs import logger
 from .options import RunOptions
 from .reload import start_afresh
+from .restarts import counts_as
 from .service import Service
 from .targets import Targets, listed
 from .workers import Workers
 
-# What an interpreter that hangs on threads of others gets before it is left all the same.
-EXIT_GRACE = 1.5
+# Seconds that an interpreter gets which waits for threads of others, before it is left all the same.
+PATIENCE = 10.0
+PATIENCE_LEFT_BEHIND = 1.5
+
+_MAIN = threading.main_thread()
 
 
 def run(targets: Targets, options: Optional[RunOptions] = None, *, default_level: Optional[str] = None) -> int:
@@ -62,16 +67,21 @@ def run(targets: Targets, options: Optional[RunOptions] = None, *, default_level
 
 def leave(code: int) -> NoReturn:
     """
-    Exit with *code*; also if a thread that was given up would keep the interpreter from ending, after 1.5 seconds.
+    Exit with *code*, also if a thread keeps the interpreter from ending.
+
+    Threads that are no daemons have ten seconds when all was drained. When something was left behind, which is then what
+    they may be waiting for, 1.5.
     """
-    if code != ExitCode.DRAINED:
-        threading.Thread(target=_leave_anyway, args=(code,), name="broadway_sync.exit", daemon=True).start()
+    patience = PATIENCE if counts_as(code) == ExitCode.DRAINED else PATIENCE_LEFT_BEHIND
+    threading.Thread(target=_leave_anyway, args=(code, patience), name="broadway_sync.exit", daemon=True).start()
     sys.exit(code)
 
 
-def _leave_anyway(code: int) -> None:
-    sleep(EXIT_GRACE)
+def _leave_anyway(code: int, patience: float) -> None:
+    sleep(patience)
+    names = [thread.name for thread in threading.enumerate() if not thread.daemon and thread is not _MAIN]
+    logger.error("leaving although threads have not ended: %s", ", ".join(names))
     logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        stream.flush()
     os._exit(code)

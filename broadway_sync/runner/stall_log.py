@@ -4,7 +4,7 @@ The log of stalls: once when one begins, with the stacks, and once when it is ov
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Mapping, Set
+from typing import Any, Dict, Iterable, List, Mapping, Set, Tuple
 
 from ..health import Health
 from ..log import log_error, log_info, log_warning
@@ -20,12 +20,21 @@ class StallLog:
     def __init__(self) -> None:
         self._stalled: Dict[str, Set[str]] = {}
 
-    def look(self, pipeline: Any, health: Health) -> None:
+    def look_at(self, looks: Iterable[Tuple[Any, Health]]) -> None:
         """
-        Log what has changed since the last look at *pipeline*.
+        Log what has changed since the last look: at all pipelines that are watched, each with its health.
         """
+        names = set()
+        for pipeline, health in looks:
+            names.add(health.name)
+            self._look(pipeline, health)
+        for name in [name for name in self._stalled if name not in names]:
+            if self._stalled.pop(name):
+                log_info("no longer stalled: it is not running any more", name, name)
+
+    def _look(self, pipeline: Any, health: Health) -> None:
         before = self._stalled.get(health.name, set())
-        now = self._stalled[health.name] = _stalled(health, before)
+        now = _stalled(health, before)
         begun, over = now - before, before - now
         if _WHOLE in begun:
             text = f"{health}; its threads are at:\n{format_stacks(pipeline.stacks())}"
@@ -36,6 +45,7 @@ class StallLog:
             log_info(f"no longer stalled; {health}", health.name, health.name)
         for stage in sorted(over - {_WHOLE}):
             log_info("no longer stalled", health.name, stage)
+        self._stalled[health.name] = now
 
     def _log_stages(self, pipeline: Any, health: Health, names: Set[str]) -> None:
         stacks = pipeline.stacks()

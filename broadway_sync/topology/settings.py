@@ -4,6 +4,7 @@ What all stages of a running pipeline share.
 
 from __future__ import annotations
 
+import inspect
 from contextvars import Context
 from typing import Any, Dict, Optional
 
@@ -44,6 +45,8 @@ class Settings:
         callback = find_callback(self.handler, name)
         if callback is None:
             return None
+        if self.hooks or inspect.isgeneratorfunction(callback):
+            callback = _run_to_the_end(callback)
         callback = surround(callback, name, self.hooks, self.name)
         policy = policy_for(self.handler, name)
         return callback if policy is None else policy.wrap(_in_fresh_context(callback), name, self.name)
@@ -53,6 +56,18 @@ class Settings:
         Return the telemetry metadata that every event of the stage *name* carries.
         """
         return {"topology_name": self.name, "name": name, "context": self.context}
+
+
+def _run_to_the_end(callback: Callback) -> Callback:
+    """
+    Return *callback* without its laziness: the body of a generator belongs inside the hooks and the context, too.
+    """
+
+    def run(*arguments: Any) -> Any:
+        returned = callback(*arguments)
+        return list(returned) if inspect.isgenerator(returned) else returned
+
+    return run
 
 
 def _in_fresh_context(callback: Callback) -> Callback:

@@ -72,7 +72,7 @@ def look(log: StallLog, *healths: Health) -> Stacks:
     """
     pipeline = Stacks()
     for each in healths:
-        log.look(pipeline, each)
+        log.look_at([(pipeline, each)])
     return pipeline
 
 
@@ -185,9 +185,33 @@ def test_pipelines_are_told_apart(records: Any) -> None:
     """
     By name.
     """
+    log, other = StallLog(), health(70.0, None, idle_for=65.0, name="q")
+    log.look_at([(Stacks(), STALLED), (Stacks(), other)])
+    log.look_at([(Stacks(), FINE), (Stacks(), other)])
+    assert [(level, stage) for level, stage, _ in records()] == [
+        ("ERROR", "p"),
+        ("ERROR", "q"),
+        ("INFO", "p"),
+        ("INFO", FIRST),
+    ]
+
+
+def test_one_that_is_not_watched_any_more_is_not_stalled_any_more(records: Any) -> None:
+    """
+    Nor is the next one of its name, before it is.
+    """
     log = StallLog()
-    look(log, STALLED, health(70.0, None, idle_for=65.0, name="q"), FINE)
-    assert [stage for level, stage, _ in records() if level == "ERROR"] == ["p", "q"]
+    look(log, STALLED)
+    log.look_at([])
+    log.look_at([])
+    look(log, STALLED)
+    assert [(level, message[:60]) for level, _, message in records() if level == "INFO"] == [
+        ("INFO", "[p] no longer stalled: it is not running any more")
+    ]
+    log.look_at([])
+    records()
+    look(log, STALLED)
+    assert [level for level, _, _ in records()] == ["ERROR"]
 
 
 def test_a_thread_that_ended_between_two_glances_has_no_stack(caplog: Any) -> None:
@@ -196,7 +220,7 @@ def test_a_thread_that_ended_between_two_glances_has_no_stack(caplog: Any) -> No
     """
     pipeline = Stacks()
     pipeline.stacks = dict  # type: ignore[method-assign]
-    StallLog().look(pipeline, PARTLY)
+    StallLog().look_at([(pipeline, PARTLY)])
     assert caplog.records[0].getMessage().endswith(f"{FIRST}:\n  (ended)\n")
 
 

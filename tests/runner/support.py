@@ -105,7 +105,7 @@ class Runner:
         self.process.kill()
         self._stream.close()
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return f"{self.output}\n{self.diary_file.read_text(encoding='utf-8')}"
 
 
