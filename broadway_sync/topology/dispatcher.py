@@ -15,7 +15,7 @@ import random
 import threading
 from collections import deque
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Callable, Deque, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Callable, Deque, List, Optional, Sequence, Tuple
 
 from ..core.demand import Demand
 from ..core.partitions import split
@@ -41,8 +41,8 @@ IN_VAIN = 16
 Chunk = Tuple["Source", List[Message], bool]
 """The source, the messages, and whether they only have to be failed (they have no partition)."""
 
-Placed = List[Tuple["Channel", Chunk]]
-"""Chunks, each with the channel that it goes to."""
+Placed = Tuple[int, List[Tuple["Channel", List[Chunk]]]]
+"""The number of messages, and their chunks by the channel that they go to."""
 
 
 class Channel:
@@ -248,7 +248,7 @@ class Source:
                 raise NotRunningError("the producer takes no more messages: its pipeline is stopping or has ended")
             if has_room is not None and not has_room(self._demand.outstanding()):
                 return False
-            self._demand.add(sum(len(chunk[1]) for _, chunk in placed))
+            self._demand.add(placed[0])
             self._dispatcher.put(placed, is_limited)
         return True
 
@@ -325,35 +325,32 @@ class Dispatcher:
         Cut *messages* into chunks for their channels.
         """
         if self._partition_by is None:
-            channel = self.channels[0]
-            return [(channel, (source, chunk, False)) for chunk in self._cut(messages)]
+            return len(messages), [(self.channels[0], self._cut(source, messages))]
         partitions, rejected = split(messages, self._partition_by, self._concurrency)
-        placed = [
-            (self.channels[partition], (source, chunk, False))
-            for partition, members in partitions.items()
-            for chunk in self._cut(members)
-        ]
-        for message, error in rejected:
-            message.status, message.reason = "error", error
-            log_error("partition_by failed for a message", error, self._pipeline, threading.current_thread().name)
-        placed += [
-            (self.channels[0], (source, chunk, True)) for chunk in self._cut([message for message, _ in rejected])
-        ]
-        return placed
+        placed = [(self.channels[index], self._cut(source, members)) for index, members in partitions.items()]
+        if rejected:
+            failed = [self._reject(message, error) for message, error in rejected]
+            placed.append((self.channels[0], self._cut(source, failed, is_rejected=True)))
+        return len(messages), placed
 
-    def _cut(self, messages: List[Message]) -> Iterator[List[Message]]:
+    def _reject(self, message: Message, error: BaseException) -> Message:
+        message.status, message.reason = "error", error
+        log_error("partition_by failed for a message", error, self._pipeline, threading.current_thread().name)
+        return message
+
+    def _cut(self, source: Source, messages: List[Message], *, is_rejected: bool = False) -> List[Chunk]:
         size = self._chunk_size
-        for start in range(0, len(messages), size):
-            yield messages[start : start + size]
+        return [(source, messages[start : start + size], is_rejected) for start in range(0, len(messages), size)]
 
     def put(self, placed: Placed, is_limited: bool) -> None:
         """
         Put chunks into their channels, or leave that to the rate limiter.
         """
         if is_limited and self.rate_limiter is not None:
-            self.rate_limiter.hold(placed)
+            self.rate_limiter.hold([(channel, chunk) for channel, chunks in placed[1] for chunk in chunks])
         else:
-            put_all(placed)
+            for channel, chunks in placed[1]:
+                channel.put(chunks)
 
     def _wake_producers(self) -> None:
         """
@@ -404,16 +401,3 @@ class Dispatcher:
                     break
         return ready, [] if self.rate_limiter is None else self.rate_limiter.remove_all()
 
-
-def put_all(placed: Placed) -> None:
-    """
-    Put each chunk into its channel, a channel's chunks at once.
-    """
-    if placed and all(channel is placed[0][0] for channel, _ in placed):
-        placed[0][0].put([chunk for _, chunk in placed])
-        return
-    by_channel: Dict[int, Tuple[Channel, List[Any]]] = {}
-    for channel, chunk in placed:
-        by_channel.setdefault(id(channel), (channel, []))[1].append(chunk)
-    for channel, chunks in by_channel.values():
-        channel.put(chunks)

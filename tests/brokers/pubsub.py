@@ -66,7 +66,7 @@ class PubSub(Broker):
         The emulator.
         """
         addresses = [f"--host={HOST}", f"--port={self.port}", f"--iam_port={self._iam_port}"]
-        return [*java("256m"), "-jar", str(_jar()), *addresses]
+        return [*java("768m"), "-jar", str(_jar()), *addresses]
 
     def is_ready(self) -> bool:
         """

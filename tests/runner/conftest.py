@@ -4,6 +4,7 @@ Fixtures for the tests of the runner.
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import tempfile
 from pathlib import Path
@@ -31,9 +32,10 @@ def runner(folder: Path) -> Iterator[Callable[..., Runner]]:
     """
     made: list[Runner] = []
 
-    def start(*arguments: Any, **options: Any) -> Runner:
-        targets = [f"tests.runner.apps:{each}" if str(each).isidentifier() else each for each in arguments]
-        made.append(Runner(folder, "run", *targets, **options))
+    def start(*arguments: str, **options: Any) -> Runner:
+        targets = list(itertools.takewhile(lambda each: not each.startswith("-"), arguments))
+        rest = arguments[len(targets) :]
+        made.append(Runner(folder, "run", *(f"tests.runner.apps:{each}" for each in targets), *rest, **options))
         return made[-1]
 
     yield start

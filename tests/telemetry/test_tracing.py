@@ -311,9 +311,9 @@ def test_a_callback_that_returns_something_else(tracer: Tracer, handle: Callable
     assert len(tracer.spans("handle_message")) == 1
 
 
-def test_each_attempt_of_a_hook_inside_is_one_span(tracer: Tracer, handle: Callable[..., Any]) -> None:
+def test_a_chunk_is_prepared_in_a_span(tracer: Tracer, handle: Callable[..., Any]) -> None:
     """
-    The chunk is prepared in a span of its own.
+    Which is no consumer of messages.
     """
     handle([message(), message()], prepare_messages=lambda messages, context: messages)
     assert sum(span.attributes["messaging.batch.message_count"] for span in tracer.spans("prepare_messages")) == 2

@@ -38,6 +38,7 @@ class Listener:
             events.TOPOLOGY_INIT: self._topology_init,
             (*events.PROCESSOR, "start"): self._processor_start,
             (*events.PROCESSOR, "stop"): self._processor_stop,
+            events.BATCHER_REJECT: self._batcher_reject,
             (*events.BATCH_PROCESSOR, "stop"): self._batch_processor_stop,
             (*events.HANDLE_FAILED, "exception"): self._counter(metrics.HANDLE_FAILED_ERRORS),
             (*events.RETRY, "attempt"): self._counter(metrics.RETRIES, "callback"),
@@ -139,6 +140,12 @@ class Listener:
         seconds = measurements["duration"] / 1e9
         self._aggregates.add([], [(metrics.MESSAGE_DURATION, self._processor(metadata), seconds)])
 
+    def _batcher_reject(self, measurements: Data, metadata: Data) -> None:
+        labels = (metadata["topology_name"], self.stage("batcher", metadata["batcher_key"], None))
+        counts: Values = []
+        self._outcome(counts, labels, [], metadata["failed_messages"])
+        self._aggregates.add(counts, [])
+
     def _batch_processor_stop(self, measurements: Data, metadata: Data) -> None:
         info, pipeline = metadata["batch_info"], metadata["topology_name"]
         labels = (pipeline, self.stage("batch_processor", info.batcher, metadata["index"]))
@@ -189,7 +196,7 @@ class Listener:
         return count
 
     def _dead_letters(self, measurements: Data, metadata: Data) -> None:
-        self._count(metrics.DEAD_LETTERS, _labels(metadata), metadata.get("written", len(metadata["messages"])))
+        self._count(metrics.DEAD_LETTERS, _labels(metadata), len(metadata["messages"]))
 
     # What connectors say. Those of others may leave something out.
 

@@ -8,10 +8,7 @@ from config.settings import *  # noqa: F403 - this is how settings are extended
 from config.settings import BROADWAY_PIPELINES as PIPELINES_OF_THE_PROJECT
 
 ALLOWED_HOSTS = ["*"]
-CACHES = {
-    "default": {"BACKEND": "tests.integrations.django.cache.RecordingCache"},
-    "broken": {"BACKEND": "nowhere.NoCache"},
-}
+CACHES = {"default": {"BACKEND": "tests.integrations.django.cache.RecordingCache"}}
 BROADWAY_PIPELINES = {
     **PIPELINES_OF_THE_PROJECT,
     "slow": "tests.integrations.django.pipelines:slow",

@@ -307,7 +307,7 @@ class Iterates(Producer):
 
     poll_interval = 0.01
 
-    def __init__(self, seen: Any) -> None:
+    def __init__(self) -> None:
         self.rows = iter(Order.objects.order_by("pk").iterator(chunk_size=2))
 
     def handle_demand(self, demand: int) -> list[Message]:
@@ -329,7 +329,7 @@ def test_iterator_lives_over_many_calls_of_the_producer(database: Any, make_pipe
     handler = make_handler(handle_message=lambda processor, message, context: seen.append(message.data) or message)
     pipeline = make_pipeline(
         handler,
-        producer={"module": (Iterates, {"seen": seen})},
+        producer={"module": (Iterates, {})},
         processors={"default": {"concurrency": 1, "max_demand": 2}},
     )
     assert pipeline.start().join(BOUND)
@@ -411,12 +411,13 @@ def test_queries_are_forgotten_after_each_callback(database: Any, make_pipeline:
     assert len(set(counts)) == 1
 
 
-def test_caches_are_kept_by_thread(database: Any, make_pipeline: Any) -> None:
+def test_caches_are_kept_by_thread(database: Any, make_pipeline: Any, monkeypatch: Any) -> None:
     """
     Each thread has one backend of each cache, over all its callbacks, closed at its end. One that cannot be made is an
     error of who uses it.
     """
     del made_caches[:]
+    monkeypatch.setitem(caches.settings, "broken", {"BACKEND": "nowhere.NoCache"})
 
     def handle_message(processor: str, message: Message, context: Any) -> Message:
         caches["default"].set("last", message.data)

@@ -127,7 +127,10 @@ class Server:
         Stop it by a signal; return the exit code of its first process once the whole group has ended.
         """
         self.process.signal(number)
-        code = self.process.wait(3 * BOUND)
+        try:
+            code = self.process.wait(2 * BOUND)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"the server did not end; its log:\n{self.log}") from None
         eventually(lambda: not self._group(), "no process of the server is left", BOUND)
         return code
 
