@@ -56,6 +56,13 @@ class Result:
     skipped: str = ""
     error: str = ""
 
+    @property
+    def is_of_use(self) -> bool:
+        """
+        Whether there is anything to show.
+        """
+        return bool(self.runs or self.skipped or self.error)
+
     def values(self, figure: str) -> List[float]:
         """
         Return the figure of each run, without those in which it could not be measured.
@@ -113,11 +120,20 @@ class Result:
 
 def run_case(case: Case, repetitions: int, python: str = sys.executable, say: Callable[[str], None] = print) -> Result:
     """
-    Run *case* as often as *repetitions* says, its comparison before each time; stop at the first failure.
+    Return what :func:`fill` brings.
+    """
+    result = Result(case)
+    fill(result, repetitions, python, say)
+    return result
+
+
+def fill(result: Result, repetitions: int, python: str, say: Callable[[str], None]) -> None:
+    """
+    Run the case as often as *repetitions* says, its comparison before each time; stop at the first failure.
 
     Repetitions that other processes disturbed are thrown away and repeated, as long as they are not the majority.
     """
-    result = Result(case)
+    case = result.case
     while len(result.runs) < repetitions:
         say(f"{case.name} ({len(result.runs) + 1} of {repetitions})")
         try:
@@ -135,7 +151,6 @@ def run_case(case: Case, repetitions: int, python: str = sys.executable, say: Ca
             continue
         result.runs.append(figures)
         result.baseline_runs.append(baseline)
-    return result
 
 
 def _repeat(case: Case, python: str) -> Tuple[Dict[str, Any], Dict[str, Any]]:

@@ -64,9 +64,11 @@ class Health(Statistics):
     @property
     def is_live(self) -> bool:
         """
-        Whether it is neither stalled nor failed: False means that only a restart of the process helps.
+        Whether it is neither failed nor stalled: False means that only a restart of the process helps.
+
+        One that is being stopped is live: its end is near, whatever hangs. To restart it would undo the stop.
         """
-        return self.status not in ("stalled", "failed")
+        return self.status != "failed" and (self.status != "stalled" or self.state == "draining")
 
     @property
     def is_ready(self) -> bool:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import suppress
 from time import time_ns
 from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Tuple
 
@@ -17,6 +18,7 @@ from .around import Hook, to_hooks
 from .errors import (
     AlreadyStartedError,
     ConfigurationError,
+    DrainTimeoutError,
     NotRunningError,
     RateLimitingNotEnabledError,
 )
@@ -159,6 +161,7 @@ class Pipeline:
                 raise AlreadyStartedError(f"pipeline {self.name!r} is running already, or starting")
             registry.register(self)
             self._is_starting = True
+            run = None
             try:
                 self._last_run = run = self._prepare_run()
                 run.start()
@@ -166,6 +169,9 @@ class Pipeline:
                 if self._requested_stop is not None:
                     run.request_stop(self._requested_stop)
             except BaseException:
+                if run is not None:  # an interrupt may have come when all threads were there
+                    with suppress(DrainTimeoutError):
+                        run.stop(0.0)
                 self._last_run = self._started_in = None
                 registry.unregister(self)
                 raise

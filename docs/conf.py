@@ -66,6 +66,25 @@ class OptionsTable(SphinxDirective):
         return _table(self, [("option", 25), ("default", 20), ("meaning", 55)], rows)
 
 
+class MetricsTable(SphinxDirective):
+    """
+    ``.. metrics-table:: counter`` lists every metric of the reporters of that kind.
+    """
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        from broadway_sync.telemetry.metrics import METRICS
+
+        rows = [
+            (f"``{metric.name}``", metric.unit, ", ".join(metric.labels), metric.text, metric.source)
+            for metric in METRICS
+            if metric.kind == self.arguments[0]
+        ]
+        columns = [("metric", 22), ("unit", 10), ("labels", 18), ("meaning", 30), ("from", 20)]
+        return _table(self, columns, rows)
+
+
 def _table(directive: SphinxDirective, columns: list[tuple[str, int]], rows: list[tuple[str, ...]]) -> list[nodes.Node]:
     """
     Return a table with *columns* (title, width in percent).
@@ -95,4 +114,5 @@ def setup(app: Any) -> None:
     """
     app.add_directive("event-table", EventTable)
     app.add_directive("options-table", OptionsTable)
+    app.add_directive("metrics-table", MetricsTable)
     app.connect("autodoc-process-docstring", read_google_sections)

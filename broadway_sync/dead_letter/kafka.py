@@ -5,7 +5,7 @@ Dead letters in a topic of Kafka.
 from __future__ import annotations
 
 from time import monotonic
-from typing import Any, List, Optional, Sequence, Tuple
+from typing import Any, List, Sequence, Tuple
 
 from ..connectors.common.reporter import describe
 from ..rules import mistake
@@ -19,14 +19,18 @@ _CLOSE_PATIENCE = 5.0
 # What makes "accepted" true, and bodies what they are.
 _RESERVED = ("acks", "key_serializer", "value_serializer")
 # The client's own times are made for programs that have nothing else to do than to wait.
-_DEFAULTS = {
+DEFAULTS = {
     "acks": "all",
+    # It would end the client at the first letter that is too large. What it is for, no copies, a letter cannot promise.
+    "enable_idempotence": False,
     "request_timeout_ms": 10_000,
     "delivery_timeout_ms": int(_PATIENCE * 1000),
     "max_block_ms": 10_000,
+    "bootstrap_timeout_ms": 5_000,
+    "api_version_auto_timeout_ms": 5_000,
 }
-Sent = List[Tuple[Letter, Any]]
-"""Letters and the client's promises for them."""
+Outcome = Tuple[List[Letter], List[Exception]]
+"""Letters that were not acknowledged, and why."""
 
 
 class KafkaLetters:
@@ -55,7 +59,7 @@ class KafkaLetters:
             if name not in known or name in _RESERVED:
                 raise mistake(name, "not an option of kafka.KafkaProducer that can be set here")
         self._topic = topic
-        self._config = {**{name: value for name, value in _DEFAULTS.items() if name in known}, **config}
+        self._config = {**{name: value for name, value in DEFAULTS.items() if name in known}, **config}
         self._held = Held(self._open, lambda producer: producer.close(timeout=_CLOSE_PATIENCE))
 
     def __repr__(self) -> str:
@@ -70,24 +74,17 @@ class KafkaLetters:
             PartlyWrittenError: Some are not acknowledged.
             Exception: What kafka-python raises: none are.
         """
-        producer = self._held.get()
-        error: Optional[Exception] = None
-        sent: Sent = []
-        try:
-            for letter in letters:
-                sent.append((letter, self._send(producer, letter)))
-        except Exception as caught:  # a client library: those before it are on their way
-            error = caught
-        left, errors = _wait(sent)
-        left += letters[len(sent) :]
-        errors += [error] if error is not None else []
+        left, errors = self._send_all(letters)
+        if len(letters) > 1 and self._are_too_large(errors):
+            # A broker that refuses a letter refuses those that travel with it.
+            singly = [self._send_all([letter]) for letter in left]
+            left = [letter for letters_left, _ in singly for letter in letters_left]
+            errors = [error for _, caught in singly for error in caught]
         if not left:
             return
-        refused = all(isinstance(each, self._kafka.errors.MessageSizeTooLargeError) for each in errors)
-        if not refused:  # after a timeout an idempotent producer is good for nothing any more
-            self._held.close(producer)
+        kind = LetterRefusedError if self._are_too_large(errors) else PartlyWrittenError
         text = f"{len(letters) - len(left)} of {len(letters)} letters were acknowledged: {describe(errors[0])}"
-        raise (LetterRefusedError if refused else PartlyWrittenError)(text, left) from errors[0]
+        raise kind(text, left) from errors[0]
 
     def close(self) -> None:
         """
@@ -96,7 +93,43 @@ class KafkaLetters:
         self._held.close()
 
     def _open(self) -> Any:
-        return self._kafka.KafkaProducer(**self._config)
+        made: List[Any] = []
+
+        def make_network(*args: Any, **options: Any) -> Any:
+            made.append(self._kafka.KafkaProducer.DEFAULT_CONFIG["kafka_client"](*args, **options))
+            return made[-1]
+
+        try:
+            return self._kafka.KafkaProducer(**{"kafka_client": make_network, **self._config})
+        except BaseException:
+            for network in made:  # which the client leaves open when no broker answers
+                network.close()
+            raise
+
+    def _are_too_large(self, errors: List[Exception]) -> bool:
+        return bool(errors) and all(isinstance(each, self._kafka.errors.MessageSizeTooLargeError) for each in errors)
+
+    def _send_all(self, letters: Sequence[Letter]) -> Outcome:
+        """
+        Send *letters* and wait; return those that were not acknowledged, and the errors.
+        """
+        producer = self._held.get()
+        sent: List[Tuple[Letter, Any]] = []
+        left: List[Letter] = []
+        errors: List[Exception] = []
+        for letter in letters:
+            try:
+                sent.append((letter, self._send(producer, letter)))
+            except Exception as error:  # a client library; it may like the next one better
+                left.append(letter)
+                errors.append(error)
+                if not self._are_too_large([error]):  # it has waited for long enough
+                    left += letters[len(sent) + len(left) :]
+                    break
+        _wait(sent, left, errors)
+        if errors and not self._are_too_large(errors):  # the next attempt shall not begin with the faults of this one
+            self._held.close(producer)
+        return left, errors
 
     def _send(self, producer: Any, letter: Letter) -> Any:
         key = letter.message.metadata.get("key")
@@ -108,12 +141,10 @@ class KafkaLetters:
         )
 
 
-def _wait(sent: Sent) -> Tuple[List[Letter], List[Exception]]:
+def _wait(sent: List[Tuple[Letter, Any]], left: List[Letter], errors: List[Exception]) -> None:
     """
-    Return the letters that were not acknowledged, and why.
+    Wait for the client's promises; add the letters that were not acknowledged, and why.
     """
-    left: List[Letter] = []
-    errors: List[Exception] = []
     deadline = monotonic() + _PATIENCE
     for letter, future in sent:
         try:
@@ -121,4 +152,3 @@ def _wait(sent: Sent) -> Tuple[List[Letter], List[Exception]]:
         except Exception as error:  # a client library
             left.append(letter)
             errors.append(error)
-    return left, errors

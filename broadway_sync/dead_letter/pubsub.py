@@ -15,8 +15,8 @@ from .held import Held, load
 from .letter import Letter
 
 MOST_MESSAGES = 1000
-MOST_BYTES = 9_000_000
-"""Of one request; the service takes 10 MB, and counts a little more than is counted here."""
+MOST_BYTES = 10_000_000
+"""Of one request, and so of a letter with its attributes."""
 MOST_ATTRIBUTE = 1024
 """Bytes of an attribute's value."""
 
@@ -65,15 +65,19 @@ class PubSubLetters:
             LetterRefusedError: The service calls one of them invalid: it is too large.
             PartlyWrittenError: A request failed.
         """
-        done = 0
-        try:
-            for lot in _lots(letters):
+        left: List[Letter] = []
+        errors: List[Exception] = []
+        for lot in _lots(letters):
+            try:
                 self._publish(lot)
-                done += len(lot)
-        except Exception as error:  # a client library, or the service: this request was not accepted
-            kind = LetterRefusedError if isinstance(error, self._errors.InvalidArgument) else PartlyWrittenError
-            text = f"{done} of {len(letters)} letters were accepted: {describe(error)}"
-            raise kind(text, letters[done:]) from error
+            except Exception as error:  # a client library, or the service: this request was not accepted
+                left += lot
+                errors.append(error)
+        if not left:
+            return
+        is_final = all(isinstance(error, self._errors.InvalidArgument) for error in errors)
+        text = f"{len(letters) - len(left)} of {len(letters)} letters were accepted: {describe(errors[0])}"
+        raise (LetterRefusedError if is_final else PartlyWrittenError)(text, left) from errors[0]
 
     def close(self) -> None:
         """
@@ -89,6 +93,8 @@ class PubSubLetters:
         return make(credentials=self._credentials, client_options=self._client_options)
 
     def _publish(self, lot: List[Letter]) -> None:
+        if _size(lot[0]) > MOST_BYTES:  # such a letter is alone
+            raise self._errors.InvalidArgument(f"a letter of {_size(lot[0])} bytes, and Pub/Sub takes {MOST_BYTES}")
         messages = [{"data": letter.body, "attributes": letter.headers(MOST_ATTRIBUTE)} for letter in lot]
         # The plain request: publish() of the client itself hands over to threads, and goes on trying for minutes.
         self._publisher.publish(
@@ -103,10 +109,17 @@ def _lots(letters: Sequence[Letter]) -> List[List[Letter]]:
     lots: List[List[Letter]] = []
     room = 0
     for letter in letters:
-        size = len(letter.body) + 10 * MOST_ATTRIBUTE
+        size = _size(letter)
         if not lots or len(lots[-1]) == MOST_MESSAGES or size > room:
             lots.append([])
             room = MOST_BYTES
         lots[-1].append(letter)
         room -= size
     return lots
+
+
+def _size(letter: Letter) -> int:
+    """
+    Return no less than what a letter takes in a request.
+    """
+    return len(letter.body) + 10 * MOST_ATTRIBUTE

@@ -75,7 +75,7 @@ class RabbitMQLetters:
             channel = self._held.get()
             written = 0
             try:
-                with _limited(channel.connection):
+                with _limited(channel.connection, _PATIENCE):
                     for letter in letters:
                         self._publish(channel, letter)
                         written += 1
@@ -115,7 +115,7 @@ class RabbitMQLetters:
 
 
 @contextlib.contextmanager
-def _limited(connection: Any, seconds: float = _PATIENCE) -> Iterator[None]:
+def _limited(connection: Any, seconds: float) -> Iterator[None]:
     """
     Cut *connection* if what is done with it takes longer than so many seconds.
     """

@@ -50,7 +50,7 @@ def _batcher_capacity(options: PipelineOptions, batcher: BatcherOptions) -> Opti
 
 def _headline(options: PipelineOptions) -> str:
     most = capacity(options)
-    keys = " (each batch key beyond the first: up to batch_size - 1 more)" if options.batchers else ""
+    keys = " of one batch key" if options.batchers else ""
     holds = "its batch_size function decides how many messages it holds"
     if most is not None:
         holds = f"holds at most {most} messages{keys}"

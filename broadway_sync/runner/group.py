@@ -67,7 +67,6 @@ class Group:
         # Of the last stop that was asked for. Written at any time, by any thread: what is read late is read again.
         self._seconds: Optional[float] = None
         self._deadline = float("inf")
-        self._open: List[Pipeline] = []
 
     @property
     def code(self) -> ExitCode:
@@ -116,20 +115,31 @@ class Group:
                     return
                 if pipeline.state not in ("running", "draining"):
                     pipeline.start()
-                self._open.append(pipeline)
         finally:
             self.is_starting = False
             if self.is_stopping:  # asked for at a moment when the one that was started could not hear it
                 self.request_stop(self._seconds)
 
     def _wait(self, look: Callable[[], None]) -> None:
-        while self._open:
+        while True:
             look()
-            self._collect(self._open[0], TICK)
-            for pipeline in list(self._open):
+            for pipeline in self._open():
                 self._collect(pipeline, 0)
+            still_open = self._open()
+            if not still_open:
+                return
+            self._collect(still_open[0], TICK)
             if monotonic() > self._deadline + GRACE:
                 self._give_up()
+
+    def _open(self) -> List[Pipeline]:
+        """
+        Return those that were started and have not been seen to end.
+
+        Asked and not remembered: a signal handler may raise right after a ``start()``, before anything is remembered.
+        """
+        ended = {ending.name for ending in self.endings}
+        return [each for each in self.pipelines if each.state != "new" and each.name not in ended]
 
     def _collect(self, pipeline: Pipeline, timeout: float) -> None:
         failed = drain = None
@@ -142,20 +152,16 @@ class Group:
             pipeline.stop(0)  # has ended: only says whether it left something behind
         except DrainTimeoutError as error:
             drain = error
-        self._end(Ending(pipeline.name, failed, drain), pipeline)
-
-    def _end(self, ending: Ending, pipeline: Pipeline) -> None:
-        self._open.remove(pipeline)
-        self.endings.append(ending)
-        if ending.failed is not None:
+        self.endings.append(Ending(pipeline.name, failed, drain))
+        if failed is not None:
             self.request_stop()
 
     def _give_up(self) -> None:
-        for pipeline in list(self._open):
+        for pipeline in self._open():
             stacks = pipeline.stacks()
             text = f"pipeline {pipeline.name!r} was drained, but what it was started with did not stop in time"
             text += "".join(f"; thread {name} is at:\n{stack}" for name, stack in stacks.items())
-            self._end(Ending(pipeline.name, None, DrainTimeoutError(text, 0, stacks)), pipeline)
+            self.endings.append(Ending(pipeline.name, None, DrainTimeoutError(text, 0, stacks)))
 
     def _seconds_of(self, pipeline: Pipeline) -> float:
         return pipeline.shutdown if self._seconds is None else self._seconds

@@ -24,6 +24,7 @@ from .stall_log import StallLog
 
 THREAD = "broadway_sync.health.watcher"
 
+# Seconds that the watcher has to end: it may be writing to a disk that hangs.
 _PATIENCE = 5.0
 
 
@@ -242,7 +243,7 @@ def _running() -> List[Pipeline]:
 
 def _join(thread: threading.Thread) -> None:
     """
-    Wait for the watcher; not for ever, should the health file be on a disk that hangs.
+    Wait for the watcher, not for ever; not at all on its own thread, where a log handler may call ``stop()``.
     """
     if thread is not threading.current_thread():
         thread.join(_PATIENCE)

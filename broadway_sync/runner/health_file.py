@@ -48,18 +48,21 @@ def remove_file(path: str) -> None:
         os.unlink(path)
 
 
-def read_file(path: str, max_age: float = MAX_AGE) -> Report:
+def read_file(path: str, max_age: float = MAX_AGE, *, missing_ok: bool = False) -> Report:
     """
     Return the report in a health file. One that is missing, unreadable or too old is neither live nor ready.
 
     Args:
         max_age: Seconds, of the clock on the wall; a file from the future is no better than an old one.
+        missing_ok: Whether one that is missing counts as live, though not ready: its process starts, or has ended.
     """
     try:
         with open(path, encoding="utf-8") as stream:
             fields = json.load(stream)
         age = time.time() - fields["timestamp"]
         report = Report.from_dict(fields)
+    except FileNotFoundError:
+        return Report(live=missing_ok, ready=False, problems=(f"there is no {path}",))
     except (OSError, ValueError, KeyError, TypeError) as error:
         return _no_report(f"no health in {path}: {type(error).__name__}: {error}")
     if abs(age) > max_age:
@@ -79,8 +82,9 @@ def main(arguments: Optional[List[str]] = None) -> int:
     parser.add_argument("files", metavar="FILE", nargs="+", help="what --health-file of the running process names")
     parser.add_argument("--ready", action="store_true", help="ask whether it is ready, not whether it is live")
     parser.add_argument("--max-age", type=float, default=MAX_AGE, metavar="SECONDS", help="default: %(default)g")
+    parser.add_argument("--missing-ok", action="store_true", help="a missing file is no bad sign: nothing runs there")
     options = parser.parse_args(arguments)
-    report = merge(read_file(file, options.max_age) for file in options.files)
+    report = merge(read_file(file, options.max_age, missing_ok=options.missing_ok) for file in options.files)
     is_good = report.ready if options.ready else report.live
     sys.stdout.write(report.text(is_good))
     return 0 if is_good else 1

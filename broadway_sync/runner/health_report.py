@@ -19,7 +19,7 @@ class Report:
     """
 
     live: bool
-    """No pipeline is stalled or failed."""
+    """No pipeline has failed, or is stalled and not being stopped."""
     ready: bool
     """It is live, at least one pipeline runs, and none is about to start, being stopped, or without its broker."""
     problems: Tuple[str, ...] = ()
@@ -68,7 +68,7 @@ def make_report(healths: Iterable[Health], disconnected: Mapping[str, Mapping[st
     healths = list(healths)
     problems = []
     for health in healths:
-        if not health.is_live or health.state in ("new", "draining"):
+        if health.status in ("stalled", "failed") or health.state in ("new", "draining"):
             problems.append(str(health))
         if health.state == "running":
             for producer, reason in disconnected.get(health.name, {}).items():

@@ -8,6 +8,7 @@ import os
 import select
 import signal
 import threading
+from contextlib import suppress
 from time import sleep
 from typing import Optional, Sequence
 
@@ -29,7 +30,7 @@ from .targets import Target
 KILL_AFTER = 4.0
 
 # Seconds between two writings of the health file for all workers.
-HEALTH_INTERVAL = 5.0
+HEALTH_INTERVAL = 1.0
 
 
 @attrs.frozen
@@ -86,17 +87,22 @@ class HealthJob:
         """
         return os.path.join(self.folder, f"worker-{index}")
 
-    def forget(self, index: int) -> None:
+    def expect(self, index: int) -> None:
         """
-        In the parent: a worker has ended and another one follows; what it wrote last is no longer so.
+        In the parent: a worker is to come, and the one before it, if any, is gone.
+
+        It is not ready; that it is not live either a probe is told only if it takes long (``MAX_AGE``), so that workers
+        that are renewed do not cost the life of all.
         """
-        remove_file(self.file(index))
+        report = Report(live=True, ready=False, problems=(f"worker {index} is about to start",))
+        with suppress(OSError):  # a full disk: the old one is believed no longer than MAX_AGE
+            write_file(self.file(index), report)
 
     def retire(self, index: int) -> None:
         """
         In the parent: a worker has ended and none follows.
         """
-        with open(f"{self.file(index)}.ended", "w", encoding="utf-8"):
+        with suppress(OSError), open(f"{self.file(index)}.ended", "w", encoding="utf-8"):
             pass
 
     def report(self) -> Report:

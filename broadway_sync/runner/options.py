@@ -19,6 +19,8 @@ LEVELS = ("debug", "info", "warning", "error", "critical")
 _UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
 
+_ADDRESS = re.compile(r"(?:\[([^\]]+)\]|([^:]+)):(\d+)")
+
 
 def parse_size(value: Any) -> Any:
     """
@@ -32,10 +34,8 @@ def parse_address(value: Any) -> Any:
     """
     Return the (host, port) that a text such as ``"localhost:8125"`` or ``"[::1]:8125"`` means; others as they are.
     """
-    if not isinstance(value, str):
-        return value
-    host, _, port = value.rpartition(":")
-    return (host[1:-1] if host.startswith("[") and host.endswith("]") else host, _to_int(port))
+    match = _ADDRESS.fullmatch(value.strip()) if isinstance(value, str) else None
+    return value if match is None else (match[1] or match[2], int(match[3]))
 
 
 def _to_int(value: Any) -> Any:

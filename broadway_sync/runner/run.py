@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import threading
 from time import sleep
@@ -17,6 +18,7 @@ from .options import RunOptions
 from .reload import start_afresh
 from .restarts import counts_as
 from .service import Service
+from .signals import STOP_SIGNALS
 from .targets import Targets, listed
 from .workers import Workers
 
@@ -69,9 +71,11 @@ def leave(code: int) -> NoReturn:
     """
     Exit with *code*, also if a thread keeps the interpreter from ending.
 
-    Threads that are no daemons have ten seconds when all was drained. When something was left behind, which is then what
-    they may be waiting for, 1.5.
+    Threads that are no daemons have ten seconds when all was drained; 1.5 when something was left behind, as that may be
+    what they wait for.
     """
+    for number in STOP_SIGNALS if threading.current_thread() is _MAIN else ():
+        signal.signal(number, signal.SIG_IGN)  # would kill it in the middle of what it does at its exit
     patience = PATIENCE if counts_as(code) == ExitCode.DRAINED else PATIENCE_LEFT_BEHIND
     threading.Thread(target=_leave_anyway, args=(code, patience), name="broadway_sync.exit", daemon=True).start()
     sys.exit(code)

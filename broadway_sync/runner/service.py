@@ -86,6 +86,8 @@ class Service:
     def _run(self, stack: contextlib.ExitStack) -> ExitCode:
         dumper = stack.enter_context(Dumper())
         pipelines = load_all(self._targets)
+        if self._sources is not None:
+            self._sources.changed()  # from now on
         stack.callback(LogHandler(self._options.level, self._default_level).remove)
         dumper.pipelines = pipelines
         group = Group(pipelines, self._options.shutdown)

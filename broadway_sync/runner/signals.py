@@ -34,7 +34,8 @@ class StopSignals:
 
     Args:
         signals: Their numbers.
-        is_patient: Whether a second signal does no more than the first.
+        is_patient: For a process with a parent that decides: a second signal does no more than the first, and at the
+            end of the ``with`` signals are ignored.
 
     Raises:
         RuntimeError: By ``with``: this is not the main thread.
@@ -68,6 +69,8 @@ class StopSignals:
     def _restore(self) -> None:
         while self._previous:
             number, handler = self._previous.popitem()
+            if self._is_patient:  # it ends now: its parent may still tell it to, which must not kill it
+                handler = signal.SIG_IGN
             # None: it was not set from Python, which cannot set it again.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 

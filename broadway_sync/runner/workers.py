@@ -72,7 +72,10 @@ class Workers:
         return Slot("health process", HealthJob(folder, self._options), is_first=True)
 
     def _make_worker(self, index: int, targets: Sequence[Target]) -> Slot:
-        file = None if self._health is None else self._health_job.file(index)
+        file = None
+        if self._health is not None:
+            self._health_job.expect(index)
+            file = self._health_job.file(index)
         options = attrs.evolve(self._options, processes=1, health_port=None, health_file=file)
         return Slot(f"worker {index}", WorkerJob(targets, options, self._default_level), is_first=index == 0)
 
@@ -237,8 +240,9 @@ class Workers:
     def _tell_health(self, slot: Slot) -> None:
         if self._health is not None and slot is not self._health:
             index = self._workers.index(slot)
-            self._health_job.forget(index)
-            if not slot.is_open:
+            if slot.is_open:
+                self._health_job.expect(index)
+            else:
                 self._health_job.retire(index)
 
     def _clean_up(self) -> None:

@@ -74,14 +74,14 @@ ACKNOWLEDGED = _counter(
     MESSAGES,
     "pipeline stage outcome",
     'messages that a stage has acknowledged; outcome is "successful" or "failed"',
-    "processor.stop, batcher.reject, batch_processor.stop",
+    "processor.stop, rejected.batcher, batch_processor.stop",
 )
 FAILED = _counter(
     "messages_failed",
     MESSAGES,
     "pipeline stage reason",
     'failed messages; reason is the class of the exception, or "failed" after Message.fail',
-    "processor.stop, batcher.reject, batch_processor.stop",
+    "processor.stop, rejected.batcher, batch_processor.stop",
 )
 HANDLE_FAILED_ERRORS = _counter(
     "handle_failed_errors", "calls", "pipeline", "calls of handle_failed that raised", "handle_failed.exception"

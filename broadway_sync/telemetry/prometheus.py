@@ -11,7 +11,7 @@ from ..errors import ConfigurationError
 from .metrics import COUNTER, GAUGE, HISTOGRAM, METRICS, RATIO, SECONDS, Labels, Metric
 from .reporting.aggregates import Buckets, Key, Samples
 from .reporting.listener import Values
-from .reporting.names import clean
+from .reporting.names import clean, valid
 from .reporting.push import PushReporter
 from .reporting.reporter import Reporter
 
@@ -150,7 +150,7 @@ class MultiprocessPrometheusReporter(PushReporter):
 
     def _child(self, key: Key) -> Any:
         metric, labels = key
-        return self._families[metric].labels(*(_valid(label) for label in labels))
+        return self._families[metric].labels(*(valid(label) for label in labels))
 
     def after_fork_in_child(self) -> None:
         """
@@ -178,20 +178,13 @@ def _name(prefix: str, metric: Metric) -> str:
 
 
 def _add(family: Any, metric: Metric, labels: Labels, value: Any) -> None:
-    labels = tuple(_valid(label) for label in labels)
+    labels = tuple(valid(label) for label in labels)
     if metric.kind != HISTOGRAM:
         family.add_metric(labels, value)
         return
     counts, total = value
     bounds = [*(str(bound) for bound in metric.buckets), "+Inf"]
     family.add_metric(labels, list(zip(bounds, accumulate(counts))), total)
-
-
-def _valid(label: str) -> str:
-    """
-    Return *label* as UTF-8 can have it: a lone surrogate would spoil the whole page.
-    """
-    return label.encode("utf-8", "replace").decode("utf-8")
 
 
 def _import_library() -> Any:

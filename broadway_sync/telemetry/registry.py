@@ -120,7 +120,15 @@ def execute(event: Event, measurements: Mapping[str, Any], metadata: Mapping[str
     """
     Tell the handlers of *event*. Never raises.
     """
-    for handler in handlers.get(event, ()):
+    found = handlers.get(event)
+    if found:
+        _tell(found, event, measurements, metadata)
+
+
+def _tell(
+    found: Tuple[EventHandler, ...], event: Event, measurements: Mapping[str, Any], metadata: Mapping[str, Any]
+) -> None:
+    for handler in found:
         try:
             handler.function(event, measurements, metadata, handler.config)
         except BaseException as error:  # whoever listens must not disturb whoever works
@@ -190,31 +198,83 @@ class Span:
         self._context = metadata.setdefault("telemetry_span_context", self)
         self._started = now = monotonic_ns()
         event = self._phases[0]
-        if event in handlers:
-            execute(event, {"system_time": time_ns(), "monotonic_time": now}, metadata)
+        found = handlers.get(event)
+        if found:
+            _tell(found, event, {"system_time": time_ns(), "monotonic_time": now}, metadata)
 
     def stop(self, metadata: Dict[str, Any]) -> None:
         """
         Emit the stop event.
         """
         event = self._phases[1]
-        if event in handlers:
+        found = handlers.get(event)
+        if found:
             metadata["telemetry_span_context"] = self._context
-            execute(event, self._measure(), metadata)
+            now = monotonic_ns()
+            _tell(found, event, {"duration": now - self._started, "monotonic_time": now}, metadata)
 
     def exception(self, metadata: Dict[str, Any], error: BaseException) -> None:
         """
         Emit the exception event.
         """
         event = self._phases[2]
-        if event in handlers:
+        found = handlers.get(event)
+        if found:
             metadata["telemetry_span_context"] = self._context
             added = {"kind": "error", "reason": error, "stacktrace": error.__traceback__}
-            execute(event, self._measure(), {**metadata, **added})
+            now = monotonic_ns()
+            _tell(found, event, {"duration": now - self._started, "monotonic_time": now}, {**metadata, **added})
 
-    def _measure(self) -> Dict[str, int]:
-        now = monotonic_ns()
-        return {"duration": now - self._started, "monotonic_time": now}
+
+class MessageSpans:
+    """
+    The spans of one message after the other. What :class:`Span` does, with what messages share done once.
+
+    Not thread-safe: of one chunk on one thread.
+    """
+
+    __slots__ = ("_common", "_context", "_exception", "_start", "_started", "_stop")
+
+    def __init__(self, event: Event, common: Dict[str, Any]) -> None:
+        self._start, self._stop, self._exception = _phases(event)
+        self._common = common
+        self._context: Any = None
+        self._started = 0
+
+    def start(self, message: Any) -> None:
+        """
+        Emit the start event of a message and take the time.
+        """
+        self._context = context = object()
+        event = self._start
+        found = handlers.get(event)
+        self._started = now = monotonic_ns()
+        if found:
+            metadata = {**self._common, "message": message, "telemetry_span_context": context}
+            _tell(found, event, {"system_time": time_ns(), "monotonic_time": now}, metadata)
+
+    def stop(self, message: Any) -> None:
+        """
+        Emit the stop event.
+        """
+        event = self._stop
+        found = handlers.get(event)
+        if found:
+            now = monotonic_ns()
+            metadata = {**self._common, "message": message, "telemetry_span_context": self._context}
+            _tell(found, event, {"duration": now - self._started, "monotonic_time": now}, metadata)
+
+    def exception(self, message: Any, error: BaseException) -> None:
+        """
+        Emit the exception event.
+        """
+        event = self._exception
+        found = handlers.get(event)
+        if found:
+            now = monotonic_ns()
+            added = {"kind": "error", "reason": error, "stacktrace": error.__traceback__}
+            metadata = {**self._common, "message": message, "telemetry_span_context": self._context, **added}
+            _tell(found, event, {"duration": now - self._started, "monotonic_time": now}, metadata)
 
 
 def _renew_lock() -> None:

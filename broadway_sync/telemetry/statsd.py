@@ -4,6 +4,8 @@ Metrics to a statsd daemon, with the client library of that name; needs ``pip in
 
 from __future__ import annotations
 
+import os
+import socket
 from time import monotonic
 from types import MappingProxyType
 from typing import Any, Dict, Mapping, Optional, Set
@@ -43,9 +45,11 @@ class StatsdReporter(PushReporter):
     Args:
         host: Name or address; it is resolved on the reporter's thread, again every minute.
         port: UDP port.
-        prefix: First part of every name; may have dots; ``""`` for none.
+        prefix: First part of every name; may have dots; ``""`` for none. ``{host}`` and ``{pid}`` in it stand for the
+            name of the machine and the id of the process: the server keeps one gauge of a name, so processes that run
+            the same pipeline should differ.
         tags: None for dotted names, or how to write tags: ``"datadog"``, ``"influx"`` or ``"graphite"``.
-        constant_tags: Tags of every metric, such as ``{"env": "production"}``; with *tags* only.
+        constant_tags: Tags of every metric, such as ``{"env": "production", "worker": "{pid}"}``; with *tags* only.
         interval: Seconds between two reports of gauges.
         flush_interval: Seconds between two reports of counters and times.
         max_packet: Bytes of one UDP packet. 1432 fits into a packet of most networks; 512 into any.
@@ -90,9 +94,9 @@ class StatsdReporter(PushReporter):
         )
         self._make_client = _client_class()
         self._host, self._port, self._max_packet = host, port, max_packet
-        self._prefix = [clean(part) for part in prefix.split(".") if part]
+        self._prefix = prefix
         self._style = tags
-        self._constant_tags = {clean(name): clean(str(value)) for name, value in constant_tags.items()}
+        self._constant_tags = dict(constant_tags)
         self._names: Dict[Key, str] = {}
         self.dropped = 0
         """Counts and times that were not sent because the name of the server could not be resolved."""
@@ -141,6 +145,7 @@ class StatsdReporter(PushReporter):
         """
         super().after_fork_in_child()
         self.dropped = 0
+        self._names = {}
         self._close()
 
     def _packets(self) -> Any:
@@ -183,14 +188,20 @@ class StatsdReporter(PushReporter):
 
     def _make_name(self, metric: Metric, values: Labels) -> str:
         name = metric.name if metric.unit != SECONDS or metric.kind == HISTOGRAM else f"{metric.name}_seconds"
+        prefix = [clean(_expand(part)) for part in self._prefix.split(".") if part]
         if self._style is None:
             cleaned = [clean(value) for value in values]
             place = cleaned[: 2 if "stage" in metric.labels else 1]
-            return ".".join([*self._prefix, *place, name, *cleaned[len(place) :]])
-        tags = {**self._constant_tags, **{label: clean(value) for label, value in zip(metric.labels, values)}}
+            return ".".join([*prefix, *place, name, *cleaned[len(place) :]])
+        constant = {name: _expand(str(value)) for name, value in self._constant_tags.items()}
+        tags = {**constant, **dict(zip(metric.labels, values))}
         first, between, separator = _TAGS[self._style]
-        listed = separator.join(f"{tag}{between}{value}" for tag, value in tags.items())
-        return ".".join([*self._prefix, name]) + first + listed
+        listed = separator.join(f"{clean(tag)}{between}{clean(value)}" for tag, value in tags.items())
+        return ".".join([*prefix, name]) + first + listed
+
+
+def _expand(text: str) -> str:
+    return text.replace("{host}", socket.gethostname()).replace("{pid}", str(os.getpid()))
 
 
 class _Plain(float):

@@ -7,7 +7,7 @@ from __future__ import annotations
 from contextvars import Context
 from queue import Empty
 from time import monotonic
-from typing import Any, Dict, List, Optional
+from typing import Any, List, Optional
 
 from ..batch_info import BatchInfo
 from ..core.batch_accumulator import Batch
@@ -39,6 +39,8 @@ class BatchProcessorStage:
         self._inbox = batcher.inboxes[index]
         self._batch: Optional[Batch] = None
         self.is_abandoned = False
+        # What is the same in all its events.
+        self._metadata = {**settings.metadata(name), "index": index, "producer": settings.masked_producer}
         # For statistics.
         self._handled = 0
         self._taken_at = self.finished_at = 0.0
@@ -112,7 +114,7 @@ class BatchProcessorStage:
             settle(self._settings, self.name, *outcome)
 
     def _observed_step(self, messages: List[Message], info: BatchInfo) -> None:
-        metadata = {**self._metadata(), "batch_info": info}
+        metadata = {**self._metadata, "batch_info": info}
         span = Span(BATCH_PROCESSOR)
         span.start({**metadata, "messages": list(messages)})
         try:
@@ -122,13 +124,6 @@ class BatchProcessorStage:
             span.exception({**metadata, "messages": messages}, error)
             raise
         span.stop({**metadata, "successful_messages": successful, "failed_messages": failed})
-
-    def _metadata(self) -> Dict[str, Any]:
-        return {
-            **self._settings.metadata(self.name),
-            "index": self.index,
-            "producer": self._settings.masked_producer,
-        }
 
     def _handle(self, messages: List[Message], info: BatchInfo) -> Outcome:
         """

@@ -60,6 +60,7 @@ class BatcherStage:
         self._deadline: Optional[float] = None  # when the batcher's thread has to look, None: it need not
         self._is_ended = False
 
+        self._metadata = {**settings.metadata(name), "batcher_key": key}  # what is the same in all its events
         self._capacity = settings.options.processor.concurrency * options.max_demand
         self._most_pending = settings.options.processor.concurrency
         self._room = WaitList()  # processors
@@ -100,7 +101,7 @@ class BatcherStage:
             self._add_all(messages, partition)
 
     def _observed_add(self, messages: List[Message], partition: Optional[int]) -> None:
-        metadata = {**self._settings.metadata(self.name), "batcher_key": self.key}
+        metadata = self._metadata
         span = Span(BATCHER)
         span.start({**metadata, "messages": list(messages)})
         try:
@@ -108,7 +109,7 @@ class BatcherStage:
         except BaseException as error:  # a crash of the library: reported, and raised on
             span.exception({**metadata, "messages": messages}, error)
             raise
-        span.stop(metadata)
+        span.stop({**metadata})
 
     def _add_all(self, messages: List[Message], partition: Optional[int]) -> None:
         self._post(self._accumulate, messages, partition)
@@ -227,8 +228,7 @@ class BatcherStage:
                 break
         if failed:
             settle(self._settings, self.name, [], failed)
-            metadata = {**self._settings.metadata(self.name), "batcher_key": self.key, "failed_messages": failed}
-            execute(BATCHER_REJECT, {"system_time": time_ns()}, metadata)
+            execute(BATCHER_REJECT, {"system_time": time_ns()}, {**self._metadata, "failed_messages": failed})
 
     def _reject(self, message: Message, error: BaseException) -> Message:
         message.status, message.reason = "error", error

@@ -13,7 +13,7 @@ from ..log import log_error
 from ..message import Message
 from ..statistics import StageStatistics
 from ..telemetry.events import MESSAGE, PROCESSOR
-from ..telemetry.registry import Span, heard
+from ..telemetry.registry import MessageSpans, Span, heard
 from .batcher_stage import BatcherStage
 from .dispatcher import Channel, Chunk
 from .outcome import count_distinct, drop_frame, invalid_return, log_lost, restore, settle, snapshot
@@ -48,6 +48,12 @@ class ProcessorStage:
         self.is_abandoned = False
         # Variables of callbacks: a new one as soon as a callback has set any, so that each callback finds it empty.
         self._variables = Context()
+        self._metadata = {  # what is the same in all its events
+            **settings.metadata(name),
+            "index": index,
+            "processor_key": self._key,
+            "producer": settings.masked_producer,
+        }
         # For statistics.
         self._handled = 0
         self._taken_at = self.finished_at = 0.0
@@ -291,16 +297,8 @@ class ProcessorStage:
 
     # The same with telemetry.
 
-    def _metadata(self) -> Dict[str, Any]:
-        return {
-            **self._settings.metadata(self.name),
-            "index": self.index,
-            "processor_key": self._key,
-            "producer": self._settings.masked_producer,
-        }
-
     def _observed_step(self, messages: List[Message], *, is_rejected: bool = False) -> None:
-        metadata = self._metadata()
+        metadata = self._metadata
         span = Span(PROCESSOR)
         span.start({**metadata, "messages": list(messages)})
         try:
@@ -319,18 +317,30 @@ class ProcessorStage:
         )
 
     def _handle_observed(self, messages: List[Message]) -> Outcome:
-        common = self._metadata()
+        """
+        Do what _handle does, with the events of each message. A loop of its own: it is the price of listening.
+        """
+        handle, key, context = self._settings.handle_message, self._key, self._settings.context
+        spans = MessageSpans(MESSAGE, self._metadata)
         successful: List[Message] = []
         failed: List[Message] = []
         for message in messages:
-            span = Span(MESSAGE)
-            span.start({**common, "message": message})
-            (ok, not_ok) = self._handle([message])
-            result = (ok or not_ok)[0]
+            data, batcher, batch_key = message.data, message.batcher, message.batch_key
+            spans.start(message)
+            if self._variables:
+                self._variables = Context()
+            try:
+                result = self._variables.run(handle, key, message, context)
+                if result is not message:
+                    self._check_returned(result)
+                if self._batchers and result.status == "ok" and result.batcher not in self._batchers:
+                    raise self._unknown_batcher(result.batcher)
+            except BaseException as error:  # user code: this message fails
+                message.data, message.batcher, message.batch_key = data, batcher, batch_key
+                result = self._crash(message, error)
             if result.status == "error":
-                span.exception({**common, "message": result}, result.reason)
+                spans.exception(result, result.reason)
             else:
-                span.stop({**common, "message": result})
-            successful += ok
-            failed += not_ok
+                spans.stop(result)
+            (successful if result.status == "ok" else failed).append(result)
         return successful, failed

@@ -99,8 +99,8 @@ def figures_file(path: Path, rates: List[float], **more: Any) -> str:
     A file as the command writes it.
     """
     result = result_of("batch max_demand=10", [{"rate": rate} for rate in rates], **more)
-    about = {"python": "3.11.7", "system": "Linux", "implementation": "CPython", "cores": 2}
-    command.write(path, about, len(rates), [result])
+    about = {"python": "3.11.7", "system": "Linux", "implementation": "CPython", "cores": 2, "repetitions": len(rates)}
+    command.write(path, about, [result])
     return str(path)
 
 

@@ -36,9 +36,12 @@ from tests.helpers import (
     get,
     get_many,
     make_handler,
+    stage_thread,
     stage_threads,
     unique_name,
 )
+
+from .test_restarts import kill, push_until
 
 CALLBACKS = ("prepare_messages", "handle_message", "handle_batch", "handle_failed")
 BATCHERS = {"default": {"batch_size": 2, "batch_timeout": NEVER}}
@@ -214,6 +217,34 @@ def test_handler_sees_no_difference(make_pipeline: Any, acks: Any) -> None:
     assert [(a[0], a[1], a[2]) for a in arguments[:2]] == [("default", message, context) for message in messages]
     batcher, given, info, seen_context = arguments[2]
     assert (batcher, given, info.size, seen_context) == ("default", messages, 2, context)
+
+
+def test_callbacks_that_are_generators(make_pipeline: Any, acks: Any) -> None:
+    """
+    A callback that yields its messages runs inside of the hook like any other, to its last message.
+    """
+    order: list[Any] = []
+
+    def hook(call: Any, messages: Any) -> Any:
+        order.append(f"+{call.callback}")
+        try:
+            return call()
+        finally:
+            order.append(f"-{call.callback}")
+
+    def prepare_messages(messages: Any, context: Any) -> Iterator[Message]:
+        for message in messages:
+            order.append(message.data)
+            yield message
+
+    def handle_batch(batcher: str, messages: Any, info: Any, context: Any) -> Iterator[Message]:
+        yield from prepare_messages(messages, context)
+
+    handler = make_handler(prepare_messages=prepare_messages, handle_batch=handle_batch)
+    pipeline = make_pipeline(handler, around=hook, batchers=BATCHERS).start()
+    assert send(pipeline, acks, 1, 2) == ([1, 2], [])
+    seen = [entry for entry in order if "handle_message" not in str(entry)]
+    assert seen == ["+prepare_messages", 1, 2, "-prepare_messages", "+handle_batch", 1, 2, "-handle_batch"]
 
 
 # What a hook returns
@@ -1188,6 +1219,28 @@ def test_end_of_a_thread_that_was_given_up(make_pipeline: Any, acks: Any, gate: 
     gate.open()
     eventually(lambda: hook.names()["Processor_default_0"] == 1, "the end of the thread")
     acks.assert_nothing("what was left behind is not acknowledged")
+
+
+@pytest.mark.parametrize("name", ["Processor_default_0", "Batcher_default", "BatchProcessor_default_0"])
+def test_end_of_a_thread_that_dies(make_pipeline: Any, acks: Any, name: str) -> None:
+    """
+    A thread of the library that dies is told of its end like any other, once, on that thread.
+    """
+    hook = Ending()
+    pipeline = make_pipeline(
+        around=hook,
+        producer={"module": (FeedProducer, {"feed": Feed()})},
+        batchers={"default": {"batch_size": 2, "batch_timeout": 0.02}},
+        max_seconds=6 * BOUND,
+        shutdown=6 * BOUND,
+    ).start()
+    victim = stage_thread(pipeline.name, name)
+    kill(victim)
+    push_until(pipeline, acks, lambda: not victim.is_alive(), "the thread is hit")
+    assert list(hook.ended.queue).count(victim) == 1
+    pipeline.stop()
+    ended = list(hook.ended.queue)
+    assert len(set(ended)) == len(ended), "a thread was told twice"
 
 
 # Under load

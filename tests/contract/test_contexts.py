@@ -18,7 +18,17 @@ from typing import Any, Callable, Iterable, Iterator
 import pytest
 
 from broadway_sync import Around, Message, Producer, Retry, telemetry
-from tests.helpers import BOUND, NEVER, Feed, FeedProducer, eventually, get, get_many, make_handler
+from tests.helpers import (
+    BOUND,
+    NEVER,
+    Feed,
+    FeedProducer,
+    RecordingAcknowledger,
+    eventually,
+    get,
+    get_many,
+    make_handler,
+)
 
 CALLBACKS = ("prepare_messages", "handle_message", "handle_batch", "handle_failed")
 BATCHERS = {"default": {"batch_size": 2, "batch_timeout": NEVER}}
@@ -258,6 +268,27 @@ def test_generator_over_several_callbacks(make_pipeline: Any, acks: Any) -> None
     found: list[Any] = []
     run_through(make_pipeline(observed_handler(lambda callback: found.append(next(generator)))), acks, 4)
     assert found == [None] * len(found)
+
+
+def test_callbacks_that_are_generators(make_pipeline: Any, acks: Any) -> None:
+    """
+    What a callback that yields its messages sets is gone as well: the acknowledger, on the same thread, sees nothing.
+    """
+    found: list[Any] = []
+
+    class Looking(RecordingAcknowledger):
+        def ack(self, ack_ref: Any, successful: Any, failed: Any) -> None:
+            found.append(dict(contextvars.copy_context()))
+            super().ack(ack_ref, successful, failed)
+
+    def handle_batch(batcher: str, messages: Any, info: Any, context: Any) -> Iterator[Message]:
+        found.append(dict(contextvars.copy_context()))
+        for message in messages:
+            variable.set(message.data)
+            yield message
+
+    run_through(make_pipeline(make_handler(handle_batch=handle_batch), batchers=BATCHERS), Looking(), 4)
+    assert found == [{}] * 4
 
 
 def test_decimal_context(make_pipeline: Any, acks: Any) -> None:

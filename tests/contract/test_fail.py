@@ -74,7 +74,7 @@ def test_failing(make_pipeline: Any, acks: Any) -> None:
     acks.collect(1)
     pipeline.fail(CAUSE)
     assert_failed(pipeline)
-    assert stage_threads(name) == []
+    eventually(lambda: stage_threads(name) == [], "its threads have ended")
     make_pipeline(name=name).start().stop()
 
 
@@ -106,11 +106,12 @@ def test_what_it_holds_is_drained(make_pipeline: Any, acks: Any, gate: Any) -> N
     pipeline.fail(CAUSE)
     with pytest.raises(NotRunningError):
         pipeline.push_messages(acks.messages(["too late"]))
+    calls = [get(feed.calls)[0] for _ in range(3)]
+    assert calls == ["new", "init", "prepare_for_draining"]
     gate.open()
     assert_failed(pipeline)
-    assert sorted(acks.all_data()) == list(range(feed.taken))
-    assert feed.taken == 10, "no more demand once it has failed"
-    assert [call[0] for call in list(feed.calls.queue)][-2:] == ["prepare_for_draining", "terminate"]
+    assert sorted(acks.all_data()) == list(range(10)), "no more demand once it has failed"
+    assert get(feed.calls)[0] == "terminate"
 
 
 def test_it_returns_at_once(make_pipeline: Any, acks: Any, gate: Any) -> None:
@@ -232,6 +233,22 @@ def test_from_a_producer(make_pipeline: Any, acks: Any) -> None:
     pipeline = make_pipeline(producer={"module": GivingUp}).start()
     assert_failed(pipeline)
     assert acks.collect_data(2) == ([1, 2], [])
+
+
+def test_while_it_starts(make_pipeline: Any) -> None:
+    """
+    A producer may give up before ``start`` has returned, with the pipeline or with the owner of its thread.
+    """
+
+    class GivingUp(Producer):
+        def init(self) -> None:
+            current_owner().fail(CAUSE)
+
+        def handle_demand(self, demand: int) -> Iterable[Message]:
+            return []
+
+    pipeline = make_pipeline(producer={"module": GivingUp, "concurrency": 2}).start()
+    assert_failed(pipeline)
 
 
 def test_first_cause_counts(make_pipeline: Any, acks: Any, gate: Any) -> None:

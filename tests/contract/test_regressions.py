@@ -27,8 +27,10 @@ from broadway_sync import (
     Producer,
     RateLimitingNotEnabledError,
     TestRef,
+    all_running,
     telemetry,
 )
+from broadway_sync.topology.run import Run
 from tests.helpers import (
     BOUND,
     NEVER,
@@ -706,3 +708,25 @@ def test_long_options_are_masked_quickly(make_pipeline: Any) -> None:
 
     pipeline = make_pipeline(producer={"module": (Certified, options)})
     assert Call(pipeline.start).result() is pipeline
+
+
+def test_interrupt_when_all_threads_are_there(make_pipeline: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    What is raised in ``start()`` after the last thread was started ends them all: nobody would have the pipeline.
+    """
+    started = Run.start
+
+    def interrupted(self: Run) -> None:
+        started(self)
+        raise KeyboardInterrupt
+
+    pipeline = make_pipeline()
+    monkeypatch.setattr(Run, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.start()
+    assert (pipeline.state, all_running()) == ("new", [])
+    monkeypatch.undo()
+    eventually(
+        lambda: not [t for t in threading.enumerate() if t.name.startswith(f"{pipeline.name}.")], "no thread left"
+    )
+    pipeline.start().stop()

@@ -302,6 +302,61 @@ def test_held_back_by_the_rate_limit(make_pipeline: Any, acks: Any) -> None:
     assert pipeline.statistics().in_flight == 5
 
 
+def test_partitions(make_pipeline: Any, acks: Any, gate: Any) -> None:
+    """
+    With partitions, what waits for a processor that is busy waits at the producer; the other processor goes on.
+    """
+
+    def handle_message(processor: str, message: Message, context: Any) -> Message:
+        if message.data == 0:
+            gate.wait()
+        return message
+
+    pipeline = make_pipeline(
+        make_handler(handle_message=handle_message),
+        partition_by=lambda message: message.data,
+        processors={"default": {"concurrency": 2, "max_demand": 2, "min_demand": 1}},
+        batchers={"default": {"concurrency": 2, "batch_size": 2, "batch_timeout": NEVER}},
+    ).start()
+    pipeline.push_messages(acks.messages([0, 1, 2, 3, 4]))
+    gate.arrived()
+    assert sorted(acks.collect_data(2)[0]) == [1, 3]
+    eventually(lambda: stage(pipeline, "batcher").handled == 2, "the batch of the second partition")
+    eventually(lambda: pipeline.statistics().in_flight == 3, "the first partition is in flight")
+    in_hand = {s.name.split("_")[-1]: s.in_hand for s in stages(pipeline, "processor")}
+    assert in_hand["1"] == 0
+    assert in_hand["0"] >= 1
+    gate.open()
+    eventually(lambda: stage(pipeline, "batcher").waiting == 1, "the odd one waits in an open batch")
+    pipeline.stop()
+    assert pipeline.statistics().handled == 5
+
+
+def test_messages_that_were_emitted(make_pipeline: Any, acks: Any, gate: Any) -> None:
+    """
+    What a producer emits from a thread of its own counts as what it returns.
+    """
+    made: queue.Queue[Producer] = queue.Queue()
+
+    class Emitting(Producer):
+        poll_interval = NEVER
+
+        def init(self) -> None:
+            made.put(self)
+
+        def handle_demand(self, demand: int) -> Iterable[Message]:
+            return []
+
+    pipeline = make_pipeline(gated(gate), producer={"module": Emitting}).start()
+    get(made).stage.emit(acks.messages([1, 2, 3]))
+    gate.arrived()
+    assert pipeline.statistics().in_flight == 3
+    gate.open()
+    acks.collect(3)
+    settled(pipeline, 3)
+    assert stage(pipeline, "producer").handled == 3
+
+
 def test_pushed_messages_count(make_pipeline: Any, acks: Any, gate: Any) -> None:
     """
     Messages that were pushed, and those of tests, are in flight as well.

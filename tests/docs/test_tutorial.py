@@ -74,7 +74,9 @@ class Shell:
             script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -W error{words} "$@"\n', encoding="utf-8")
             script.chmod(script.stat().st_mode | stat.S_IXUSR)
         path = f"{commands}{os.pathsep}{os.environ['PATH']}"
-        self._environment = python_env({"PATH": path, "PYTHONDONTWRITEBYTECODE": "1"})
+        self._environment = python_env(
+            {"PATH": path, "PYTHONDONTWRITEBYTECODE": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+        )
 
     def copy(self, name: str, to: str = "flights.py") -> None:
         """
@@ -268,6 +270,34 @@ def test_tests(shell: Shell) -> None:
     shell.copy("step_6.py")
     shell.copy("test_flights.py", "test_flights.py")
     assert "6 passed" in shell.run(f"{said.command} -p no:cacheprovider")
+
+
+def test_trying_again_and_setting_aside(shell: Shell) -> None:
+    """
+    Step 7: a broken row that comes later is set aside with its reason; the tests of this step pass.
+    """
+    append, again, look, test = SAID[7]
+    step = (EXAMPLES / "step_4.py").read_text(encoding="utf-8")
+    at_once = re.sub(r".*rate_limiting.*\n", "", step)
+    (shell.folder / "flights.py").write_text(at_once, encoding="utf-8")
+    assert shell.run(again.command) == ALL
+    shell.copy("step_7.py")
+    shell.run(append.command)
+    assert shell.run(again.command) == again.output
+    assert shell.run(look.command) == look.output
+    assert shell.run(again.command) == again.output, "what was set aside is done"
+    assert shell.run(look.command) == look.output
+    shell.copy("test_flights_7.py", "test_flights.py")
+    assert "7 passed" in shell.run(f"{test.command} -p no:cacheprovider")
+
+
+def test_length_of_the_program() -> None:
+    """
+    It has as many lines as the first paragraph says.
+    """
+    said = re.search(r"seven steps and (\d+) lines", PAGE.read_text(encoding="utf-8"))
+    assert said is not None
+    assert int(said[1]) == len((EXAMPLES / "step_7.py").read_text(encoding="utf-8").splitlines())
 
 
 def parts(name: str) -> List[str]:

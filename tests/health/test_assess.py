@@ -155,7 +155,14 @@ def test_a_drain_may_be_healthy_idle_or_stalled_but_never_ready() -> None:
         "p: healthy (draining); 1 messages in flight; the last one came through 1.0 s ago; 8 handled in 20.0 s"
     )
     assert health(state="draining").status == "idle"
-    assert health(busy(LIMIT), idle_for=LIMIT, state="draining").status == "stalled"
+
+
+def test_what_stalls_while_it_drains_needs_no_restart() -> None:
+    """
+    Its end is near: a stop has a deadline. Whoever restarted it would undo the stop.
+    """
+    found = health(busy(LIMIT), idle_for=LIMIT, state="draining")
+    assert (found.status, found.is_live, found.is_ready) == ("stalled", True, False)
 
 
 def test_the_text_says_what_hangs_where() -> None:

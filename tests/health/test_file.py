@@ -124,9 +124,9 @@ def test_a_missing_file_is_bad_health(path: str) -> None:
     """
     The process has not come that far, or has ended.
     """
-    report = read_file(path)
-    assert not report.live
-    assert report.problems[0].startswith(f"no health in {path}: FileNotFoundError")
+    problems = (f"there is no {path}",)
+    assert read_file(path) == Report(live=False, ready=False, problems=problems)
+    assert read_file(path, missing_ok=True) == Report(live=True, ready=False, problems=problems)
 
 
 @pytest.mark.parametrize("seconds", [-31.0, 31.0], ids=["past", "future"])
@@ -178,7 +178,12 @@ def test_the_command_reads_the_files_of_several_workers(tmp_path: Path, capsys: 
         write_file(each, GOOD)
     assert main(paths[:2]) == 0
     assert main(paths) == 1
-    assert f"no health in {paths[2]}" in capsys.readouterr().out
+    assert main([*paths, "--missing-ok"]) == 0
+    assert main([*paths, "--missing-ok", "--ready"]) == 1
+    assert capsys.readouterr().out == "".join(
+        f"{line}\nthere is no {paths[2]}\n" if number else f"{line}\n"
+        for number, line in enumerate(["ok", "not ok", "ok", "not ok"])
+    )
 
 
 def test_the_command_runs_without_anything_else(path: str) -> None:

@@ -228,7 +228,9 @@ def test_max_memory_that_a_start_exceeds(runner: Start) -> None:
     """
     started = runner("endless", "--max-memory", "1M")
     assert started.end() == 2, started
-    assert re.search(r"^broadway-sync: max_memory: expected more than the \d+\.\dM of a start, got: 1.0M$", started.output)
+    assert re.search(
+        r"^broadway-sync: max_memory: expected more than the \d+\.\dM of a start, got: 1.0M$", started.output
+    )
 
 
 def test_log_level(runner: Start) -> None:

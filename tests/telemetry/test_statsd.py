@@ -4,6 +4,8 @@ Metrics in a real statsd daemon: what a user reads there is what happened.
 
 from __future__ import annotations
 
+import os
+import socket
 import threading
 from typing import Any, Callable
 
@@ -42,6 +44,14 @@ def report(statsd: Statsd, prefix: str) -> Any:
         reporter.detach()
 
 
+def timers_when(statsd: Statsd, prefix: str, expected: dict[str, int]) -> dict[str, list[float]]:
+    """
+    Wait until there are as many values of timers as *expected*; return all of them.
+    """
+    until(lambda: {name: len(values) for name, values in statsd.timers(prefix).items()}, expected)
+    return statsd.timers(prefix)
+
+
 def test_counters_are_what_happened(statsd: Statsd, report: Callable[..., Any], prefix: str) -> None:
     """
     Ingested, acknowledged by outcome, failed by reason, batches by trigger: after the last report, exactly.
@@ -74,12 +84,11 @@ def test_the_server_makes_percentiles_of_times_and_sizes(
     reporter = report()
     run(oranges("fruit", processors={"default": {"concurrency": 1}}))
     reporter.detach()
-    eventually(lambda: "batch_processor_default.batch_size" in statsd.timers(f"{prefix}.fruit."), "timers")
-    timers = statsd.timers(f"{prefix}.fruit.")
+    expected = {f"batch_processor_default.batch_{name}": 8 for name in ("size", "fill", "duration")}
+    expected["processor_default.processor_duration"] = COUNT // 5
+    timers = timers_when(statsd, f"{prefix}.fruit.", expected)
     assert sorted(timers["batch_processor_default.batch_size"]) == [7] + [10] * 7
     assert sorted(timers["batch_processor_default.batch_fill"]) == [0.7] + [1] * 7
-    assert len(timers["batch_processor_default.batch_duration"]) == 8
-    assert len(timers["processor_default.processor_duration"]) == COUNT // 5
     data = statsd.timer_data(f"{prefix}.fruit.")["processor_default.processor_duration"]
     assert 0 < data["upper_50"] <= data["upper_95"] <= data["upper_99"] < 30_000
 
@@ -101,8 +110,8 @@ def test_times_are_milliseconds(
     pipeline.test_message(1).receive(10)
     pipeline.stop()
     reporter.detach()
-    eventually(lambda: statsd.timers(f"{prefix}.slow."), "timers")
-    (milliseconds,) = statsd.timers(f"{prefix}.slow.")["processor_default.processor_duration"]
+    timers = timers_when(statsd, f"{prefix}.slow.", {"processor_default.processor_duration": 1})
+    (milliseconds,) = timers["processor_default.processor_duration"]
     assert 49 < milliseconds < 10_000
 
 
@@ -124,9 +133,8 @@ def test_gauges_show_queues_and_are_zero_afterwards(
     expected = {"in_flight": 25, "processor_default.stage_threads": 1}
     gauges = until(lambda: statsd.gauges(f"{prefix}.full."), expected)
     assert gauges["processor_default.stage_in_hand"] + gauges["producer.stage_waiting"] == 25
-    until(
-        lambda: {"busy": statsd.gauges(f"{prefix}.full.")["processor_default.stage_busy_share"] > 0.9}, {"busy": True}
-    )
+    busy = "processor_default.stage_busy_share"
+    eventually(lambda: statsd.gauges(f"{prefix}.full.").get(busy, 0) > 0.9, "a busy stage")
     assert statsd.gauges(f"{prefix}.full.")["processor_default.stage_oldest_seconds"] > 0
     gate.open()
     pipeline.stop()
@@ -255,7 +263,9 @@ def test_packets_are_full_and_small_enough(statsd: Statsd, report: Callable[...,
     reporter = report(max_packet=512, flush_interval=60)
     run(oranges("fruit"))
     reporter.detach()
-    eventually(lambda: "batch_size" in "".join(statsd.packets(prefix)), "the last packets")
+    timers_when(
+        statsd, f"{prefix}.fruit.", {"batch_processor_default.batch_size": 8, "batch_processor_default.batch_fill": 8}
+    )
     sizes = [len(packet) for packet in statsd.packets(prefix)]
     assert max(sizes) <= 512
     assert min(sizes[:-2] or [512]) > 400
@@ -268,8 +278,7 @@ def test_a_message_of_its_own_and_each_thread_if_asked(statsd: Statsd, report: C
     reporter = report(per_message=True, per_thread=True, flush_interval=60)
     run(oranges("fruit", processors={"default": {"concurrency": 1}}))
     reporter.detach()
-    eventually(lambda: "processor_default_0.message_duration" in statsd.timers(f"{prefix}.fruit."), "the timers")
-    assert len(statsd.timers(f"{prefix}.fruit.")["processor_default_0.message_duration"]) == COUNT
+    timers_when(statsd, f"{prefix}.fruit.", {"processor_default_0.message_duration": COUNT})
 
 
 def test_of_too_many_times_a_fair_choice_is_sent(statsd: Statsd, report: Callable[..., Any], prefix: str) -> None:
@@ -281,8 +290,7 @@ def test_of_too_many_times_a_fair_choice_is_sent(statsd: Statsd, report: Callabl
     run(oranges("many", producer={"module": (IterableProducer, iterable)}, processors={"default": {"concurrency": 1}}))
     reporter.detach()
     until(lambda: statsd.counters(f"{prefix}.many."), {"processor_default.messages_ingested": 8000})
-    eventually(lambda: "processor_default.processor_duration" in statsd.timers(f"{prefix}.many."), "the timers")
-    assert len(statsd.timers(f"{prefix}.many.")["processor_default.processor_duration"]) == 1000
+    timers_when(statsd, f"{prefix}.many.", {"processor_default.processor_duration": 1000})
 
 
 def test_a_pipeline_that_runs_already_is_reported(
@@ -296,3 +304,33 @@ def test_a_pipeline_that_runs_already_is_reported(
     pipeline.test_batch(range(4)).collect(4, 10)
     eventually(lambda: "batch_processor_default.batch_fill" in statsd.timers(f"{prefix}.early."), "the batch")
     assert statsd.timers(f"{prefix}.early.")["batch_processor_default.batch_fill"] == [1]
+
+
+def test_processes_can_be_told_apart(statsd: Statsd, report: Callable[..., Any], prefix: str) -> None:
+    """
+    By placeholders in the prefix, or in constant tags.
+    """
+    reporter = report(prefix=f"{prefix}.{{host}}.{{pid}}")
+    run(oranges("fruit"))
+    reporter.detach()
+    host = socket.gethostname().replace(".", "_")
+    counted = {"processor_default.messages_ingested": COUNT}
+    until(lambda: statsd.counters(f"{prefix}.{host}.{os.getpid()}.fruit."), counted)
+    reporter = report(tags="graphite", constant_tags={"worker": "{pid}"}, flush_interval=60)
+    run(oranges("fruit"))
+    reporter.detach()
+    line = f"{prefix}.messages_ingested;worker={os.getpid()};pipeline=fruit;stage=processor_default:{COUNT}|c"
+    eventually(lambda: line in "\n".join(statsd.packets(prefix)).split("\n"), line)
+
+
+def test_gauges_are_zero_after_detach(
+    statsd: Statsd, report: Callable[..., Any], prefix: str, make_pipeline: Callable[..., Any]
+) -> None:
+    """
+    Also of pipelines that run on: nobody reports them any more.
+    """
+    reporter = report()
+    make_pipeline(name="orders").start()
+    until(lambda: statsd.gauges(f"{prefix}.orders."), {"processor_default.stage_threads": 1})
+    reporter.detach()
+    until(lambda: statsd.gauges(f"{prefix}.orders."), {"processor_default.stage_threads": 0, "uptime_seconds": 0})

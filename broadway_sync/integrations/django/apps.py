@@ -13,7 +13,7 @@ from .checks import check_connections, check_pipelines, check_setting, check_sta
 from .connections import care
 
 
-class BroadwayConfig(AppConfig):  # type: ignore[misc] - Django has no types
+class BroadwayConfig(AppConfig):  # type: ignore[misc]
     """
     Put ``"broadway_sync.integrations.django"`` into ``INSTALLED_APPS``.
     """

@@ -84,7 +84,7 @@ def check_connections(**kwargs: Any) -> List[CheckMessage]:
 
 
 def _is_kept(connection: Any) -> bool:
-    return connection.vendor != "sqlite" and connection.settings_dict["CONN_MAX_AGE"] != 0
+    return bool(connection.vendor != "sqlite" and connection.settings_dict["CONN_MAX_AGE"] != 0)
 
 
 def check_pipelines(**kwargs: Any) -> List[CheckMessage]:

@@ -68,7 +68,7 @@ def _check_name(name: Any) -> str:
 def _to_target(name: str, value: Any) -> Target:
     path = f"{SETTING}[{name!r}]"
     if isinstance(value, Pipeline) or (callable(value) and not isinstance(value, type)):
-        return value  # type: ignore[no-any-return] - whether it returns a pipeline shows when it is called
+        return value
     if isinstance(value, str) and ("." in value or ":" in value):
         module, _, attribute = value.rpartition(".")
         return value if ":" in value else f"{module}:{attribute}"

@@ -41,12 +41,15 @@ def running(pipeline: P, *, timeout: Optional[float] = None) -> Iterator[P]:
 
     Raises:
         DrainTimeoutError: The stop left messages or threads behind.
+        PipelineFailedError: The pipeline gave up.
     """
     with shared_connections():
+        pipeline.start()
         try:
-            yield pipeline.start()
+            yield pipeline
         finally:
             pipeline.stop(timeout)
+        pipeline.join()
 
 
 class PipelineTestMixin:

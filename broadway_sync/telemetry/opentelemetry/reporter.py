@@ -8,9 +8,10 @@ import threading
 from time import monotonic
 from typing import Any, Callable, Dict, Iterable, List, Optional
 
-from ..metrics import COUNTER, GAUGE, METRICS, RATIO, SECONDS, Metric
+from ..metrics import COUNTER, GAUGE, METRICS, RATIO, SECONDS, Labels, Metric
 from ..reporting.aggregates import Key, Samples
 from ..reporting.listener import Values
+from ..reporting.names import valid
 from ..reporting.push import PushReporter
 from .library import import_api
 
@@ -86,16 +87,16 @@ class OpenTelemetryReporter(PushReporter):
             if monotonic() - self._sampled_at > _FRESH:
                 self._sample = {}
                 for metric, labels, value in self._gauges.sample():
-                    observation = self._api.Observation(value, dict(zip(metric.labels, labels)))
+                    observation = self._api.Observation(value, _attributes(metric, labels))
                     self._sample.setdefault(metric, []).append(observation)
                 self._sampled_at = monotonic()
             return self._sample
 
     def _send(self, counters: Dict[Key, float], samples: Dict[Key, Samples]) -> None:
         for (metric, labels), amount in counters.items():
-            self._instruments[metric].add(amount, dict(zip(metric.labels, labels)))
+            self._instruments[metric].add(amount, _attributes(metric, labels))
         for (metric, labels), each in samples.items():
-            attributes = dict(zip(metric.labels, labels))
+            attributes = _attributes(metric, labels)
             for value in each.values:
                 self._instruments[metric].record(value, attributes)
 
@@ -111,6 +112,10 @@ class OpenTelemetryReporter(PushReporter):
         super().after_fork_in_child()
         self._sample_lock = threading.Lock()
         self._sample, self._sampled_at = {}, 0.0
+
+
+def _attributes(metric: Metric, labels: Labels) -> Dict[str, str]:
+    return {name: valid(value) for name, value in zip(metric.labels, labels)}
 
 
 def _unit(metric: Metric) -> str:

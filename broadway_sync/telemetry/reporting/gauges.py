@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import threading
 from time import monotonic
-from typing import Any, Dict, Iterable, List, Tuple
+from typing import Any, Dict, Iterable, List, Optional, Tuple
 
 from ... import registry
 from ...errors import NotRunningError
@@ -69,12 +69,14 @@ class Gauges:
         if threads[0].kind in ("processor", "batch_processor"):
             finished = busy.get((metrics.BUSY_TIME, labels), 0.0)
             total = finished + sum(thread.busy_for or 0.0 for thread in threads)
-            values.append((metrics.BUSY_SHARE, labels, self._share(labels, total, len(threads))))
+            share = self._share(labels, total, len(threads))
+            if share is not None:
+                values.append((metrics.BUSY_SHARE, labels, share))
         return values
 
-    def _share(self, labels: Labels, total: float, threads: int) -> float:
+    def _share(self, labels: Labels, total: float, threads: int) -> Optional[float]:
         """
-        Return the busy share since the last look; *total* is the time for which the stage has been busy.
+        Return the busy share since the last look, None at the first; *total* is how long the stage has been busy.
         """
         now = monotonic()
         with self._lock:
@@ -82,7 +84,7 @@ class Gauges:
             if now - looked_at >= SHORTEST_LOOK:
                 self._looks[labels] = (now, total)
                 self._shares[labels] = min(1.0, max(0.0, (total - before) / ((now - looked_at) * threads)))
-            return self._shares.get(labels, 0.0)
+            return self._shares.get(labels)
 
     def _forget_all_but(self, running: Iterable[str]) -> None:
         with self._lock:

@@ -30,3 +30,10 @@ def clean(text: str) -> str:
         return cleaned
     checksum = f"{zlib.crc32(text.encode('utf-8', 'surrogatepass')):08x}"
     return "_".join(part for part in (cleaned[: LONGEST - 9], checksum) if part)
+
+
+def valid(text: str) -> str:
+    """
+    Return *text* as UTF-8 can have it: one lone surrogate would spoil a whole page or request.
+    """
+    return text.encode("utf-8", "replace").decode("utf-8")

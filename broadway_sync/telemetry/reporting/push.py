@@ -62,7 +62,7 @@ class PushReporter(Reporter):
 
     def _send_gauges(self, values: Values) -> None:
         """
-        Report the gauges.
+        Report the gauges; those of the last time that are not among them are over. The last report has none.
         """
         raise NotImplementedError
 
@@ -120,17 +120,17 @@ class PushReporter(Reporter):
             except queue.Empty:
                 request = self
                 due = max(due, monotonic() - self._flush_interval) + self._flush_interval
-            self._report(with_gauges=request is not self or monotonic() >= self._gauges_at)
+            self._report(request is not self or monotonic() >= self._gauges_at, is_last=request is None)
             if isinstance(request, threading.Event):
                 request.set()
         self._close()
 
-    def _report(self, *, with_gauges: bool) -> None:
+    def _report(self, with_gauges: bool, *, is_last: bool) -> None:
         try:
             self._send(*self._aggregates.take())
             if with_gauges:
                 self._gauges_at = monotonic() + self._interval
-                self._send_gauges(self._gauges.sample())
+                self._send_gauges([] if is_last else self._gauges.sample())
         except Exception as error:  # a client library, a socket, a name: what was taken is lost, the next report counts
             if self._fault is not type(error):
                 self._fault = type(error)

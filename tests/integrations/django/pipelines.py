@@ -5,7 +5,7 @@ Pipelines that processes of the tests run.
 from __future__ import annotations
 
 import itertools
-import os
+import sys
 import threading
 from typing import Any, Iterator
 
@@ -19,6 +19,14 @@ def orders() -> Any:
     Return the model; this module is also imported before the project is set up.
     """
     return apps.get_model("shop", "Order")
+
+
+def say(text: str) -> None:
+    """
+    Print a line that a test waits for.
+    """
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
 
 
 class StoreOrders:
@@ -38,7 +46,7 @@ class StoreOrders:
         """
         order = orders()
         order.objects.bulk_create([order(email=message.data, amount=1) for message in messages])
-        print("stored", os.getpid(), flush=True)
+        say("stored")
         return messages
 
 
@@ -75,7 +83,7 @@ class Stuck:
         """
         Wait for ever, after a query.
         """
-        print("stuck with", orders().objects.count(), flush=True)
+        say(f"stuck with {orders().objects.count()}")
         threading.Event().wait()
         return message
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.helpers import python_env
+from tests.helpers import BOUND, eventually, python_env
 from tests.integrations.django import pipelines, support
 
 from django.core import checks  # isort: skip
@@ -148,7 +148,13 @@ def test_kept_connections_without_health_checks(make_database: Any, options: Any
 @before_pools
 @pytest.mark.parametrize(
     "pool, size",
-    [(True, 4), ({"min_size": 1, "max_size": 3}, 3), ({"min_size": 2}, 2), ({"min_size": 2, "max_size": None}, 2), ({}, None)],
+    [
+        (True, 4),
+        ({"min_size": 1, "max_size": 3}, 3),
+        ({"min_size": 2}, 2),
+        ({"min_size": 2, "max_size": None}, 2),
+        ({}, None),
+    ],
 )
 def test_pool_smaller_than_the_threads(make_database: Any, pool: Any, size: Any) -> None:
     """
@@ -235,20 +241,36 @@ def manage(*arguments: str, env: dict[str, str], cwd: Path = support.PROJECT) ->
     )  # fmt: skip
 
 
-def test_pipeline_started_by_ready_is_found_by_every_command(quiet_sqlite: Any, tmp_path: Path) -> None:
+@pytest.fixture
+def eager(quiet_sqlite: Any, tmp_path: Path) -> dict[str, str]:
     """
-    A project whose app starts its pipeline in ``ready()`` hears of it.
+    Return the environment of a project with an app that starts a pipeline in ``ready()``.
     """
     (tmp_path / "eager").mkdir()
     (tmp_path / "eager" / "__init__.py").write_text("")
     (tmp_path / "eager" / "apps.py").write_text(READY)
     (tmp_path / "eager_settings.py").write_text("from config.settings import *\nINSTALLED_APPS.append('eager')\n")
     paths = f"{tmp_path}:{python_env()['PYTHONPATH']}"
-    env = {**quiet_sqlite.env, "DJANGO_SETTINGS_MODULE": "eager_settings", "PYTHONPATH": paths}
-    done = manage("check", env=env)
+    return {**quiet_sqlite.env, "DJANGO_SETTINGS_MODULE": "eager_settings", "PYTHONPATH": paths}
+
+
+def test_pipeline_started_by_ready_is_found_by_every_command(eager: dict[str, str]) -> None:
+    """
+    A project that does so hears of it.
+    """
+    done = manage("check", env=eager)
     assert done.returncode == 0, done.stderr
     assert "(broadway_sync.W001) pipeline 'invoices' was started while Django was set up" in done.stderr
     assert "HINT: Start it where the process begins its work" in done.stderr
+
+
+def test_pipeline_started_by_ready_runs_twice_under_runserver(eager: Any, spawn: Any) -> None:
+    """
+    Where the files are watched there are two processes, and the check says so in the one that serves.
+    """
+    process = spawn(str(support.PROJECT / "manage.py"), "runserver", "127.0.0.1:0", env=eager)
+    eventually(lambda: "It runs twice here" in process.errors, "the check's text", timeout=3 * BOUND)
+    assert "(broadway_sync.W001) pipeline 'invoices'" in process.errors
 
 
 def test_every_id_is_in_the_manual() -> None:

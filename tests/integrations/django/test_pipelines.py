@@ -100,6 +100,6 @@ def test_unknown_name() -> None:
     with pytest.raises(ConfigurationError) as caught:
         load_pipeline("invoces")
     assert str(caught.value) == (
-        "BROADWAY_PIPELINES has no pipeline 'invoces', there are: activities, invoices, slow, stuck, crashing; did you "
+        "BROADWAY_PIPELINES has no pipeline 'invoces', there are: invoices, slow, stuck, crashing; did you "
         "mean 'invoices'?"
     )

@@ -14,7 +14,7 @@ import sys
 import sysconfig
 import threading
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Set
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
 from tests.brokers.ports import HOST, Port
 from tests.brokers.process import Folder, Process
@@ -108,8 +108,7 @@ class Server:
         """
         Return the ids of its worker processes.
         """
-        listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(self.process.pid)], stdout=subprocess.PIPE)
-        return set(map(int, listed.stdout.split()))
+        return {pid for pid, parent, _ in _processes() if parent == self.process.pid}
 
     def get(self, path: str) -> http.client.HTTPResponse:
         """
@@ -131,13 +130,11 @@ class Server:
             code = self.process.wait(2 * BOUND)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"the server did not end; its log:\n{self.log}") from None
-        eventually(lambda: not self._group(), "no process of the server is left", BOUND)
+        eventually(self._is_gone, "no process of the server is left", BOUND)
         return code
 
-    def _group(self) -> List[int]:
-        listed = subprocess.run(["ps", "-eo", "pgid=,stat="], stdout=subprocess.PIPE, universal_newlines=True)
-        lines = [line.split() for line in listed.stdout.splitlines()]
-        return [int(group) for group, state in lines if int(group) == self.process.pid and not state.startswith("Z")]
+    def _is_gone(self) -> bool:
+        return all(group != self.process.pid for _, _, group in _processes())
 
     def close(self) -> None:
         """
@@ -147,6 +144,17 @@ class Server:
             self._process.kill()
         self._port.close()
         self._folder.close()
+
+
+def _processes() -> List[Tuple[int, int, int]]:
+    """
+    Return id, parent and group of each process of the machine that has not ended.
+    """
+    listed = subprocess.run(
+        ["ps", "-eo", "pid=,ppid=,pgid=,stat="], stdout=subprocess.PIPE, universal_newlines=True, check=True
+    )
+    lines = [line.split() for line in listed.stdout.splitlines()]
+    return [(int(pid), int(parent), int(group)) for pid, parent, group, state in lines if not state.startswith("Z")]
 
 
 class Clients:

@@ -20,7 +20,6 @@ INSTALLED_APPS = [
 ]
 
 BROADWAY_PIPELINES = {
-    "activities": "shop.pipelines.activities",
     "invoices": "shop.pipelines.invoices",
 }
 # [end of pipelines]

@@ -17,7 +17,7 @@ from ...checks import check_threads
 from ...pipelines import SETTING, find_target, pipeline_targets
 
 
-class Command(BaseCommand):  # type: ignore[misc] - Django has no types
+class Command(BaseCommand):  # type: ignore[misc]
     """
     Runs pipelines until they end or a signal comes; the exit code is the runner's.
     """

@@ -1,0 +1,204 @@
+"""
+Letters in a topic of a real Kafka.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from typing import Any
+
+import pytest
+
+from broadway_sync import ConfigurationError, PipelineFailedError
+from broadway_sync.dead_letter import DeadLetter, DeadLetterError, KafkaLetters, LetterRefusedError
+from tests.connectors.kafka.support import LONG, consuming, values, wait_until_committed
+from tests.dead_letter.support import MemoryLetters, failing_handler, letter
+from tests.helpers import Call, eventually, run_python
+
+
+def is_odd(value: bytes) -> bool:
+    """
+    One of a hundred.
+    """
+    return value.endswith(b"00")
+
+
+def records(kafka: Any, topic: str, count: int) -> list[Any]:
+    """
+    Return the records of a topic with one partition.
+    """
+    found: list[Any] = []
+    with kafka.consumer() as consumer:
+        consumer.subscribe([topic])
+        eventually(
+            lambda: [found.extend(some) for some in consumer.poll(timeout_ms=200).values()] and len(found) >= count,
+            f"{count} records",
+            LONG,
+        )
+    return found
+
+
+def test_every_failed_message_is_in_the_other_topic_once(kafka: Any) -> None:
+    """
+    One of a hundred fails; nothing is lost, and everything is committed.
+    """
+    topic, dead, group = kafka.topic(partitions=3), kafka.topic(), kafka.group()
+    kafka.produce(topic, values(2000))
+    handler = failing_handler(DeadLetter(KafkaLetters(dead, bootstrap_servers=kafka.bootstrap)), is_odd)
+    with consuming(kafka.bootstrap, topic, group, handler, batchers={"default": {"batch_timeout": 0.1}}):
+        wait_until_committed(kafka, group, topic)
+    assert sorted(kafka.values(dead)) == sorted(value for value in values(2000) if is_odd(value))
+
+
+def test_a_letter_that_nobody_takes_is_not_committed(kafka: Any) -> None:
+    """
+    Nor is what comes after it; the pipeline gives up, and the next one begins there.
+    """
+    topic, group = kafka.topic(), kafka.group()
+    kafka.produce(topic, values(500))
+    writer = MemoryLetters(*[OSError("full")] * 100_000)
+    handler = failing_handler(DeadLetter(writer, patience=0), lambda value: value == b"250")
+    with pytest.raises(PipelineFailedError) as caught:
+        with consuming(kafka.bootstrap, topic, group, handler) as pipeline:
+            pipeline.join(LONG)
+    assert isinstance(caught.value.__cause__, DeadLetterError)
+    assert kafka.committed(group, topic)[0] in range(251)
+    writer = MemoryLetters()
+    with consuming(kafka.bootstrap, topic, group, failing_handler(DeadLetter(writer), lambda value: value == b"250")):
+        wait_until_committed(kafka, group, topic)
+    assert writer.data == ["250"]
+
+
+def test_messages_that_were_left_are_not_taken_for_lost(kafka: Any) -> None:
+    """
+    While the pipeline ends, slowly, the connector would read again, and in the end commit, what has disappeared.
+    """
+    topic, group = kafka.topic(partitions=2), kafka.group()
+    kafka.produce(topic, [b"dead"], partition=0)
+    kafka.produce(topic, [b"slow"], partition=1)
+    slow, let_go = threading.Event(), threading.Event()
+    writes: list[Any] = []
+
+    def write(letters: Any) -> None:
+        writes.append(letters)
+        assert slow.wait(LONG)
+        raise OSError("full")
+
+    def fails(value: bytes) -> bool:
+        if value == b"slow":
+            slow.set()
+            assert let_go.wait(LONG)
+        return value == b"dead"
+
+    with pytest.raises(PipelineFailedError):
+        with consuming(
+            kafka.bootstrap, topic, group, failing_handler(DeadLetter(write, patience=0), fails), shutdown=60
+        ) as pipeline:
+            eventually(lambda: pipeline.state == "draining", "it gives up", LONG)
+            pipeline.join(3)
+            let_go.set()
+            pipeline.join(LONG)
+    assert len(writes) == 1
+    assert kafka.committed(group, topic) == {0: None, 1: 1}
+
+
+def test_a_letter_is_a_record_with_headers(kafka: Any) -> None:
+    """
+    The value as it was, the key that the message had, everything else in headers.
+    """
+    dead = kafka.topic()
+    writer = KafkaLetters(dead, bootstrap_servers=kafka.bootstrap)
+    try:
+        writer.write([letter(b"\x00\xff", "no", topic="a", partition=3, offset=7, key=b"k"), letter(b"")])
+    finally:
+        writer.close()
+    first, second = records(kafka, dead, 2)
+    assert (first.value, first.key, second.value, second.key) == (b"\x00\xff", b"k", b"", None)
+    headers = {name: value.decode() for name, value in first.headers}
+    assert headers["broadway-reason"] == "no"
+    assert json.loads(headers["broadway-origin"]) == {"topic": "a", "partition": 3, "offset": 7, "key": "k"}
+    assert headers["broadway-content-type"] == "application/octet-stream"
+
+
+def test_a_letter_that_is_too_large_is_refused(kafka: Any) -> None:
+    """
+    By the client or by the topic; those beside it are written, and trying again would change nothing.
+    """
+    dead = kafka.topic(max_message_bytes=50_000)
+    writer = KafkaLetters(dead, bootstrap_servers=kafka.bootstrap)
+    try:
+        for size in (100_000, 5_000_000):
+            small, large = letter(b"small"), letter(b"x" * size)
+            with pytest.raises(
+                LetterRefusedError, match="1 of 2 letters were acknowledged: MessageSizeTooLarge"
+            ) as caught:
+                writer.write([small, large])
+            assert caught.value.left == [large]
+    finally:
+        writer.close()
+    assert kafka.values(dead) == [b"small", b"small"]
+
+
+def test_several_threads_share_a_client(kafka: Any) -> None:
+    """
+    Which is closed with its thread.
+    """
+    dead = kafka.topic()
+    writer = KafkaLetters(dead, bootstrap_servers=kafka.bootstrap)
+    before = set(threading.enumerate())
+
+    def write(thread: int) -> None:
+        for number in range(10):
+            writer.write([letter(f"{thread} {number} {part}") for part in range(3)])
+
+    for call in [Call(write, thread) for thread in range(4)]:
+        call.result()
+    writer.close()
+    found = sorted(value.decode() for value in kafka.values(dead))
+    assert found == sorted(f"{t} {n} {part}" for t in range(4) for n in range(10) for part in range(3))
+    eventually(lambda: set(threading.enumerate()) <= before, "the client's threads are gone")
+
+
+AWAY = """
+import socket, sys, time
+from broadway_sync.dead_letter import KafkaLetters, kafka
+from tests.dead_letter.support import letter
+kafka.DEFAULTS.update(bootstrap_timeout_ms=300, api_version_auto_timeout_ms=300)
+nobody = socket.socket()
+nobody.bind(("127.0.0.1", 0))  # and does not listen
+writer = KafkaLetters("t", bootstrap_servers="127.0.0.1:%s" % nobody.getsockname()[1])
+for attempt in range(2):
+    try:
+        writer.write([letter()])
+    except Exception as error:
+        print(type(error).__module__.split(".")[0])
+writer.close()
+"""
+
+
+def test_brokers_that_are_away_are_an_error_and_not_a_wait_for_ever() -> None:
+    """
+    In a process of its own: the client leaves the sockets of refused connections to the garbage collector.
+    """
+    pytest.importorskip("kafka")
+    done = run_python(AWAY)
+    assert done.stdout.split() == ["kafka", "kafka"], done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"topic": ""}, "topic: expected a non-empty str, got: ''"),
+        ({"topic": "t", "bootstrap_server": "x"}, "bootstrap_server: not an option of kafka.KafkaProducer"),
+        ({"topic": "t", "acks": 0}, "acks: not an option of kafka.KafkaProducer that can be set here"),
+    ],
+)
+def test_a_mistake_is_named(arguments: Any, text: str) -> None:
+    """
+    Before there is anything to write.
+    """
+    pytest.importorskip("kafka")
+    with pytest.raises(ConfigurationError) as caught:
+        KafkaLetters(**arguments)
+    assert text in str(caught.value)

@@ -1,0 +1,196 @@
+"""
+``manage.py runpipeline``: what it takes, what it says, and what it is as a process.
+"""
+
+from __future__ import annotations
+
+import io
+import signal
+from pathlib import Path
+from typing import Any, Callable, Iterator
+
+import pytest
+
+from tests.helpers import BOUND, eventually
+from tests.integrations.django import support
+
+from django.core.management import CommandError, call_command  # isort: skip
+from django.test.utils import override_settings  # isort: skip
+from shop.models import Invoice, Order, OutboxRow  # isort: skip
+
+NAMES = "invoices, slow, stuck, crashing"
+
+
+# ---- in this process: what is wrong with the command line
+
+
+@pytest.mark.parametrize(
+    "arguments, text",
+    [
+        ([], f"which pipeline? BROADWAY_PIPELINES has: {NAMES}; name some, or --all"),
+        (["invoces"], f"BROADWAY_PIPELINES has no pipeline 'invoces', there are: {NAMES}; did you mean 'invoices'?"),
+        (["slow", "nowhere"], f"BROADWAY_PIPELINES has no pipeline 'nowhere', there are: {NAMES}"),
+        (["slow", "--all"], "--all and names: give one or the other"),
+        (["slow", "--processes", "0"], "--processes: expected an int > 0, got: 0"),
+        (["slow", "--shutdown", "soon"], "--shutdown: expected a finite number of seconds >= 0, got: 'soon'"),
+        (["slow", "--reload", "--processes", "2"], "--reload: is for development and one process, got processes: 2"),
+    ],
+)
+def test_wrong_command_line(arguments: list[str], text: str) -> None:
+    """
+    Nothing is run, the text says what is wrong, and the exit code is 2.
+    """
+    with pytest.raises(CommandError) as caught:
+        call_command("runpipeline", *arguments)
+    assert str(caught.value) == text
+    assert caught.value.returncode == 2
+
+
+def test_no_pipelines_in_the_settings() -> None:
+    """
+    The error names the setting.
+    """
+    with override_settings(BROADWAY_PIPELINES={}), pytest.raises(CommandError, match="BROADWAY_PIPELINES has no pip"):
+        call_command("runpipeline", "--all")
+    with override_settings(BROADWAY_PIPELINES=[]), pytest.raises(CommandError, match="expected a mapping of names"):
+        call_command("runpipeline", "--list")
+
+
+def test_list() -> None:
+    """
+    ``--list`` prints the names and where they lead.
+    """
+    output = io.StringIO()
+    with override_settings(BROADWAY_PIPELINES={"a": "shop.pipelines.invoices", "b": "x:y"}):
+        call_command("runpipeline", "--list", stdout=output)
+    assert output.getvalue() == "a  shop.pipelines:invoices\nb  x:y\n"
+
+
+# ---- processes
+
+
+@pytest.fixture
+def manage(spawn: Callable[..., Any], database: Any) -> Iterator[Callable[..., Any]]:
+    """
+    Return a function that runs a command of the project in a process.
+    """
+
+    def start(*arguments: Any, **env: str) -> Any:
+        environment = {"DJANGO_SETTINGS_MODULE": support.SETTINGS, **database.env, **env}
+        return spawn(str(support.PROJECT / "manage.py"), *arguments, env=environment)
+
+    yield start
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_signal_drains(manage: Callable[..., Any], database: Any, number: signal.Signals) -> None:
+    """
+    What was begun is stored, the exit code is 0, and no connection is left.
+    """
+    process = manage("runpipeline", "slow")
+    for _ in range(3):
+        process.wait_for("stored")
+    process.signal(number)
+    assert process.wait() == 0, process.errors
+    assert Order.objects.count() == len(process.lines) >= 3
+    if database.kind == "postgresql":
+        support.connections["default"].close()
+        eventually(lambda: database.server.backends(database.name) == set(), "no connection is left")
+
+
+@pytest.fixture
+def sqlite(make_database: Any) -> Any:
+    """
+    Return a SQLite database, for what is the same on all.
+    """
+    return make_database("sqlite")
+
+
+@pytest.fixture
+def manage_sqlite(spawn: Callable[..., Any], sqlite: Any) -> Callable[..., Any]:
+    """
+    Return a function that runs a command of the project in a process, on SQLite.
+    """
+
+    def start(*arguments: Any, **env: str) -> Any:
+        environment = {"DJANGO_SETTINGS_MODULE": support.SETTINGS, **sqlite.env, **env}
+        return spawn(str(support.PROJECT / "manage.py"), *arguments, env=environment)
+
+    return start
+
+
+def test_messages_left_behind(manage_sqlite: Callable[..., Any]) -> None:
+    """
+    A drain that runs out of time ends with code 1, and says where it hung.
+    """
+    process = manage_sqlite("runpipeline", "stuck", "--shutdown", "0.5")
+    process.wait_for("stuck with 0")
+    process.terminate()
+    assert process.wait() == 1
+    assert "in stuck" in process.errors and "handle_message" in process.errors
+
+
+def test_pipeline_that_gives_up(manage_sqlite: Callable[..., Any]) -> None:
+    """
+    It ends with code 3.
+    """
+    process = manage_sqlite("runpipeline", "crashing")
+    assert process.wait() == 3
+    assert "the source is gone" in process.errors
+
+
+def test_pipeline_that_cannot_be_made(manage_sqlite: Callable[..., Any], tmp_path: Path) -> None:
+    """
+    What the project's code raised is shown, and the code is 2.
+    """
+    settings = "from tests.integrations.django.settings import *\nBROADWAY_PIPELINES = {'a': 'broken.make'}\n"
+    (tmp_path / "broken.py").write_text("def make():\n    return 1 / 0\n")
+    (tmp_path / "broken_settings.py").write_text(settings)
+    paths = f"{tmp_path}:{support.ROOT}"
+    process = manage_sqlite("runpipeline", "a", DJANGO_SETTINGS_MODULE="broken_settings", PYTHONPATH=paths)
+    assert process.wait() == 2
+    assert "ZeroDivisionError: division by zero" in process.errors and "broken.py" in process.errors
+
+
+def test_checks_of_the_pipeline_are_shown(manage_sqlite: Callable[..., Any], tmp_path: Path) -> None:
+    """
+    What the checks have against a pipeline is said when it starts, unless it is silenced.
+    """
+    settings = "from tests.integrations.django.settings import *\nDATABASES['default']['OPTIONS'] = {}\n"
+    (tmp_path / "hasty.py").write_text(settings)
+    (tmp_path / "silent.py").write_text(settings + "SILENCED_SYSTEM_CHECKS = ['broadway_sync.W004']\n")
+    for name, is_shown in (("hasty", True), ("silent", False)):
+        paths = f"{tmp_path}:{support.ROOT}"
+        process = manage_sqlite("runpipeline", "slow", DJANGO_SETTINGS_MODULE=name, PYTHONPATH=paths)
+        process.wait_for("stored")
+        process.terminate()
+        assert process.wait() == 0
+        assert ("(broadway_sync.W004)" in process.errors) is is_shown
+
+
+def test_several_pipelines_in_one_process(manage_sqlite: Callable[..., Any]) -> None:
+    """
+    All are drained; a limit of messages ends the process too.
+    """
+    order = Order.objects.create(email="a@example.com", amount=100)
+    OutboxRow.objects.create(order=order)
+    process = manage_sqlite("runpipeline", "slow", "invoices", "--max-messages", "4")
+    assert process.wait() == 0, process.errors
+    assert [invoice.order_id for invoice in Invoice.objects.all()] == [order.pk]
+
+
+def test_several_processes_share_the_outbox(make_database: Any, spawn: Callable[..., Any]) -> None:
+    """
+    Each worker has connections of its own; each row makes one invoice; all drain together.
+    """
+    pg = make_database("postgresql")
+    orders = Order.objects.bulk_create([Order(email="a@example.com", amount=n) for n in range(1, 101)])
+    OutboxRow.objects.bulk_create([OutboxRow(order=order) for order in orders])
+    env = {"DJANGO_SETTINGS_MODULE": support.SETTINGS, **pg.env}
+    process = spawn(str(support.PROJECT / "manage.py"), "runpipeline", "invoices", "--processes", "2", env=env)
+    eventually(lambda: Invoice.objects.count() == 100, "all invoices are there", timeout=3 * BOUND)
+    process.terminate()
+    assert process.wait() == 0, process.errors
+    assert not OutboxRow.objects.exists()
+    support.connections["default"].close()
+    eventually(lambda: pg.server.backends(pg.name) == set(), "no connection is left")

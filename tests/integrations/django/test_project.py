@@ -1,0 +1,180 @@
+"""
+The project of the how-to: its own tests, and what it does with real transactions and a real server of its pages.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from typing import Any
+
+import pytest
+
+from tests.helpers import BOUND, Call, eventually, python_env
+from tests.integrations.django import support
+
+from django.db import transaction  # isort: skip
+from django.test import Client  # isort: skip
+from shop.models import Activity, Invoice, Order, OutboxRow  # isort: skip
+from shop.outbox import OutboxProducer  # isort: skip
+from shop.pipelines import activities, activity_buffer, invoices  # isort: skip
+
+
+def place_order(amount: int) -> Any:
+    """
+    Place an order as a browser does.
+    """
+    return Client().post("/orders/", {"email": "a@example.com", "amount": amount})
+
+
+@pytest.fixture(autouse=True)
+def empty_buffer() -> None:
+    """
+    Take out what an earlier test left in the buffer of the project.
+    """
+    activity_buffer.take(len(activity_buffer))
+
+
+def test_commit_pushes(database: Any) -> None:
+    """
+    A request that is committed ends as a row that the pipeline has written.
+    """
+    with activities():
+        response = place_order(500)
+        assert response.status_code == 201
+    assert list(Activity.objects.values_list("order_id", "text")) == [(response.json()["order"], "placed")]
+
+
+def test_rollback_pushes_nothing(database: Any) -> None:
+    """
+    A request that is rolled back leaves neither an order nor anything in the buffer.
+    """
+    assert place_order(100_001).status_code == 402
+    assert (Order.objects.count(), OutboxRow.objects.count(), len(activity_buffer)) == (0, 0, 0)
+
+
+def test_push_waits_for_the_outermost_commit(database: Any) -> None:
+    """
+    Inside of another transaction nothing is pushed before that one is committed.
+    """
+    with transaction.atomic():
+        assert place_order(500).status_code == 201
+        assert len(activity_buffer) == 0
+    assert len(activity_buffer) == 1
+
+
+def test_full_buffer_does_not_fail_the_request(database: Any, caplog: Any) -> None:
+    """
+    The order stands, the log says what was not noted.
+    """
+    for number in range(1000):
+        activity_buffer.push(number)
+    assert place_order(500).status_code == 201
+    assert "not noted: order" in caplog.text
+    assert Order.objects.count() == 1
+
+
+def test_outbox_becomes_invoices(database: Any) -> None:
+    """
+    Rows are taken, invoiced, and gone; what cannot be invoiced stays and says why.
+    """
+    for amount in (100, 0, 200):
+        assert place_order(amount).status_code == 201
+    with invoices(producer=(OutboxProducer, {"until_empty": True})) as pipeline:
+        assert pipeline.join(BOUND)
+    assert sorted(Invoice.objects.values_list("total", flat=True)) == [100, 200]
+    assert list(OutboxRow.objects.values_list("order__amount", "failure")) == [(0, "'nothing to pay'")]
+
+
+def test_two_pipelines_share_the_outbox(make_database: Any) -> None:
+    """
+    On PostgreSQL no row is taken by both, and none is waited for.
+    """
+    make_database("postgresql")
+    orders = Order.objects.bulk_create([Order(email="a@example.com", amount=1) for _ in range(200)])
+    OutboxRow.objects.bulk_create([OutboxRow(order=order) for order in orders])
+    barrier = threading.Barrier(2, timeout=BOUND)
+    taken: list[int] = []
+
+    def take() -> None:
+        producer = OutboxProducer()
+        barrier.wait()
+        for _ in range(5):
+            taken.extend(message.data.pk for message in producer.handle_demand(20))
+        support.connections.close_all()
+
+    for call in [Call(take), Call(take)]:
+        call.result()
+    assert len(taken) == len(set(taken)) == 200
+
+
+def test_row_that_a_dead_process_has_taken_is_taken_again(database: Any) -> None:
+    """
+    After the lease, not before.
+    """
+    from datetime import timedelta
+
+    place_order(100)
+    assert len(OutboxProducer().handle_demand(10)) == 1
+    assert OutboxProducer().handle_demand(10) == []
+    OutboxRow.objects.update(taken_at=OutboxRow.objects.get().taken_at - timedelta(minutes=11))
+    assert len(OutboxProducer().handle_demand(10)) == 1
+
+
+def test_tests_of_the_project_pass(database: Any) -> None:
+    """
+    ``manage.py test`` with the tests that the how-to shows.
+    """
+    done = subprocess.run(
+        [sys.executable, str(support.PROJECT / "manage.py"), "test", "shop"],
+        env=python_env(database.env), cwd=str(support.PROJECT), stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, timeout=50,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Ran 5 tests" in done.stderr
+
+
+def test_migrations_are_up_to_date() -> None:
+    """
+    The models have no change that the migrations lack.
+    """
+    from django.core.management import call_command
+
+    call_command("makemigrations", "--check", "--dry-run", verbosity=0)
+
+
+def test_server_of_pages_stores_activities(database: Any, spawn: Any) -> None:
+    """
+    gunicorn with the file of the how-to: the pipeline starts in each worker, and drains when that ends.
+    """
+    pytest.importorskip("gunicorn")
+    import http.client
+    import urllib.parse
+
+    from tests.brokers.ports import HOST, Port
+
+    port = Port()
+    options = ["--config", str(support.PROJECT / "gunicorn.conf.py"), "--bind", f"{HOST}:{port.number}"]
+    process = spawn("gunicorn", *options, "--chdir", str(support.PROJECT), "config.wsgi", env=database.env)
+    body = urllib.parse.urlencode({"email": "a@example.com", "amount": "500"})
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+
+    def post() -> Any:
+        connection = http.client.HTTPConnection(HOST, port.number, timeout=BOUND)
+        try:
+            connection.request("POST", "/orders/", body, headers)
+            return connection.getresponse().status
+        except ConnectionRefusedError:
+            return None
+        finally:
+            connection.close()
+
+    try:
+        assert eventually(post, "gunicorn answers", timeout=3 * BOUND) == 201
+        assert [post() for _ in range(9)] == [201] * 9
+        process.terminate()
+        assert process.wait() == 0, process.errors
+    finally:
+        port.close()
+    assert Activity.objects.count() == 10, process.errors

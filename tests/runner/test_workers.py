@@ -1,0 +1,246 @@
+"""
+``broadway-sync run --processes``: workers that are forked, followed up, drained together; and their parent.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import time
+from typing import Any, Callable
+
+import pytest
+
+from tests.helpers import SCALE, eventually
+from tests.runner.support import PATIENCE, Runner, is_running
+
+Start = Callable[..., Runner]
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+
+
+def workers(entries: list[list[str]]) -> list[int]:
+    """
+    Return the processes that made these entries, without repetition, in the order of their first.
+    """
+    return list(dict.fromkeys(int(entry[0]) for entry in entries))
+
+
+def wait_for_workers(started: Runner, count: int, *words: object) -> list[int]:
+    """
+    Wait until so many processes have said *words*.
+    """
+    return eventually(
+        lambda: workers(started.said(*words)) if len(workers(started.said(*words))) >= count else None,
+        f"{count} workers that said {words}: {started}",
+        PATIENCE,
+    )
+
+
+def test_each_worker_runs_the_pipelines(runner: Start) -> None:
+    """
+    All drain together when the parent is signalled; exit code 0.
+    """
+    started = runner("endless", "--processes", "3")
+    found = wait_for_workers(started, 3, "ok")
+    assert started.process.pid not in found
+    assert started.stop() == 0, started
+    assert "SIGTERM: draining, for 25 s at most" in started.output
+    assert not any(is_running(pid) for pid in found)
+
+
+def test_exhausted_workers_have_no_successor(runner: Start) -> None:
+    """
+    The parent ends with the last one.
+    """
+    started = runner("short", "--processes", "2")
+    assert started.end() == 0, started
+    assert len(started.said("ok")) == 20
+    assert len(workers(started.said("ok"))) == 2
+
+
+def test_signal_to_all_drains_while_handlers_are_busy(runner: Start) -> None:
+    """
+    As a terminal does on Ctrl-C, and systemd: a worker that hears it twice, once from its parent, drains all the same.
+    """
+    started = runner("gated", "--processes", "2")
+    wait_for_workers(started, 2, "in")
+    started.process.signal_group(signal.SIGINT)
+    started.wait_for_output("SIGINT: draining", count=2)
+    started.open_gate()
+    assert started.end() == 0, started
+    assert len(started.said("ok")) == len(started.said("in"))
+
+
+def test_second_signal_stops_all_at_once(runner: Start) -> None:
+    """
+    Exit code 1: something was left behind.
+    """
+    started = runner("hanging", "--processes", "2", "--shutdown", "600")
+    wait_for_workers(started, 2, "in")
+    started.signal()
+    started.wait_for_output("SIGTERM: draining", count=3)
+    started.signal()
+    assert started.end() == 1, started
+    assert started.output.count("messages were left behind, neither") >= 2
+
+
+def test_worst_worker_decides(runner: Start) -> None:
+    """
+    Each says what it left behind.
+    """
+    started = runner("hanging", "--processes", "2", "--shutdown", "0.5")
+    wait_for_workers(started, 2, "in")
+    assert started.stop() == 1, started
+    assert len(re.findall(r"worker \d \(process \d+\) left messages behind", started.output)) == 2
+
+
+def test_worker_that_is_killed_is_followed_by_another(runner: Start) -> None:
+    """
+    After a pause; its parent and the other worker go on.
+    """
+    started = runner("endless", "--processes", "2")
+    first, second = wait_for_workers(started, 2, "ok")
+    os.kill(first, signal.SIGKILL)
+    third = wait_for_workers(started, 3, "ok")[2]
+    pattern = rf"worker \d \(process {first}\) was killed by SIGKILL, another one starts in [\d.]+ s"
+    assert re.search(pattern, started.output), started
+    assert is_running(second) and is_running(third)
+    assert started.stop() == 0, started
+
+
+def test_worker_that_is_signalled_is_followed_by_another(runner: Start) -> None:
+    """
+    It drains, and another one starts at once: so workers can be renewed one by one.
+    """
+    started = runner("endless", "--processes", "2")
+    first, _ = wait_for_workers(started, 2, "ok")
+    os.kill(first, signal.SIGTERM)
+    wait_for_workers(started, 3, "ok")
+    assert f"(process {first}) was drained by a signal, another one starts\n" in started.output
+    assert started.stop() == 0, started
+
+
+def test_no_storm(runner: Start) -> None:
+    """
+    Workers that die as soon as they start are started ever more slowly.
+    """
+    started = runner("dying", "--processes", "2")
+    started.wait_for("dies", count=6)
+    assert started.stop() in (0, 1), started
+    deaths = [float(entry[2]) for entry in started.said("dies")]
+    pauses = [
+        float(pause)
+        for pause in re.findall(r"ended with exit code 7, another one starts in ([\d.]+) s", started.output)
+    ]
+    assert min(pauses) >= 0.5
+    # Each of the two slots died at least twice before the sixth death, and waited each time.
+    assert max(deaths) - min(deaths) >= 1.0
+
+
+def test_mistake_is_made_by_one_worker_alone(runner: Start) -> None:
+    """
+    And ends all, at once: another one would fare no better.
+    """
+    started = runner("nothing", "--processes", "4")
+    assert started.end() == 2, started
+    assert started.output.count("has no 'nothing'") == 1
+    assert "another one starts" not in started.output
+
+
+def test_worker_that_gives_up_is_followed_by_another(runner: Start) -> None:
+    """
+    After a pause. When the parent is stopped its exit code says that it was needed.
+    """
+    started = runner("failing", "--processes", "2")
+    started.wait_for_output("gave up, another one starts in", count=3)
+    assert started.stop() == 3, started
+
+
+def test_parent_that_is_killed(runner: Start) -> None:
+    """
+    Leaves workers that notice it, drain and end.
+    """
+    started = runner("endless", "--processes", "2")
+    found = wait_for_workers(started, 2, "ok")
+    os.kill(started.process.pid, signal.SIGKILL)
+    started.end()
+    eventually(lambda: not any(map(is_running, found)), f"the workers end: {started}", PATIENCE)
+    assert started.output.count("the parent is gone: draining") == 2
+    assert started.output.count("broadway_sync.runner: drained") == 2
+
+
+def test_parent_that_is_killed_with_a_worker_that_hangs(runner: Start) -> None:
+    """
+    Leaves nothing for ever: what does not drain in time ends as well.
+    """
+    started = runner("hanging", "--processes", "2", "--shutdown", "0.5")
+    found = wait_for_workers(started, 2, "in")
+    os.kill(started.process.pid, signal.SIGKILL)
+    started.end()
+    eventually(lambda: not any(map(is_running, found)), f"the workers end: {started}", PATIENCE)
+
+
+def test_worker_that_does_not_drain_in_time_is_killed(runner: Start) -> None:
+    """
+    Exit code 1. One that is stopped like this one can do nothing about it.
+    """
+    started = runner("endless", "--processes", "2", "--shutdown", "0.5")
+    first, _ = wait_for_workers(started, 2, "ok")
+    os.kill(first, signal.SIGSTOP)
+    before = time.monotonic()
+    assert started.stop() == 1, started
+    assert time.monotonic() - before < 20 * SCALE
+    assert f"(process {first}) did not end in time and is killed" in started.output
+    assert not is_running(first)
+
+
+def test_max_messages_renews_workers_at_once(runner: Start) -> None:
+    """
+    Without a pause, for as long as there is something to do.
+    """
+    started = runner("endless", "--processes", "2", "--max-messages", "10")
+    wait_for_workers(started, 5, "ok")
+    assert started.stop() == 0, started
+    assert re.search(r"worker \d \(process \d+\) left at its limit, another one starts\n", started.output)
+    assert "another one starts in" not in started.output
+
+
+def test_signal_while_the_first_worker_is_being_made(runner: Start) -> None:
+    """
+    Nothing was started yet: exit code 0, at once.
+    """
+    started = runner("slow_to_make", "--processes", "2")
+    started.wait_for("making")
+    assert started.stop() == 0, started
+    assert len(started.said("making")) == 1
+
+
+def test_stop_while_a_worker_waits_for_its_restart(runner: Start) -> None:
+    """
+    There is nobody to wait for.
+    """
+    started = runner("dying", "--processes", "2")
+    started.wait_for_output("another one starts in", count=2)
+    before = time.monotonic()
+    started.stop()
+    assert time.monotonic() - before < 10 * SCALE
+
+
+def test_health_of_all_workers(runner: Start) -> None:
+    """
+    One file tells of all; a worker that was killed is missed until another one reports.
+    """
+    started = runner("endless", "--processes", "2", "--health-file", "health.json")
+    wait_for_workers(started, 2, "ok")
+    file = started.folder / "health.json"
+
+    def report() -> dict[str, Any]:
+        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+
+    eventually(lambda: report().get("ready"), f"all are ready: {started}", PATIENCE)
+    assert sorted(each["pid"] for each in report()["pipelines"]) == sorted(workers(started.said("ok")))
+    assert started.stop() == 0, started
+    assert not file.exists()
