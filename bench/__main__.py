@@ -1,9 +1,9 @@
 """
 ``python -m bench``: run the scenarios, print the table, write the figures.
 
-Exit codes: 0, 1 a scenario failed or lost messages, 2 wrong arguments, 3 a target was missed (with ``--check``), 4 ended
-early: by Ctrl-C, SIGTERM, SIGHUP or ``--time-limit``. What was measured until then is shown and written all the same; the
-file is written anew after each case.
+Exit codes: 0, 1 a scenario failed or lost messages, 2 wrong arguments, 3 a target was missed (with ``--check``), 4
+ended early: by Ctrl-C, SIGTERM, SIGHUP or ``--time-limit``. What was measured until then is shown and written all the
+same; the file is written anew after each case.
 """
 
 from __future__ import annotations

@@ -5,12 +5,15 @@ Acknowledgers, and how outcomes reach them: once for each message, grouped by ``
 from __future__ import annotations
 
 import threading
-from typing import Any, Dict, Hashable, Iterable, List, Sequence, Tuple, cast
+from typing import Any, Dict, Hashable, Iterable, List, Sequence, Tuple
 
 from .log import log_error, safe_repr
 from .message import Message
 
 Group = Tuple[Any, Any, List[Message], List[Message]]
+
+# Neither an acknowledger nor a ref.
+_NOBODY = object()
 
 
 class Acknowledger:
@@ -143,7 +146,8 @@ def _group(messages: Sequence[Message], groups: Dict[Hashable, Group], column: i
     Claim *messages* and add them to their groups, as successful (column 2) or failed (column 3).
     """
     # The messages of a step mostly share acknowledger and ref: the last group is tried before the dict.
-    last_acknowledger = last_ref = append = cast(Any, _group)  # something that is no acknowledger
+    append: Any = None
+    last_acknowledger = last_ref = _NOBODY
     for message in messages:
         try:
             del message._claim  # the inlined Message.claim()
@@ -157,14 +161,11 @@ def _group(messages: Sequence[Message], groups: Dict[Hashable, Group], column: i
             )
             continue
         if acknowledger is not last_acknowledger or ack_ref is not last_ref:
-            append = _find_group(groups, acknowledger, ack_ref)[column].append
             last_acknowledger, last_ref = acknowledger, ack_ref
+            group: Group = (acknowledger, ack_ref, [], [])
+            try:
+                group = groups.setdefault((acknowledger, ack_ref), group)
+            except Exception:  # unhashable, or a __hash__ or __eq__ that raises: then the same object is the same ref
+                group = groups.setdefault((id(acknowledger), id(ack_ref)), group)
+            append = group[column].append
         append(message)
-
-
-def _find_group(groups: Dict[Hashable, Group], acknowledger: Any, ack_ref: Any) -> Group:
-    group: Group = (acknowledger, ack_ref, [], [])
-    try:
-        return groups.setdefault((acknowledger, ack_ref), group)
-    except Exception:  # unhashable, or a __hash__ or __eq__ that raises: then the same object is the same ref
-        return groups.setdefault((id(acknowledger), id(ack_ref)), group)

@@ -93,6 +93,7 @@ class HealthServer:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = MOST  # of connections that wait: a client that finds it full tries again a second later
     allow_reuse_port = False  # two processes on one port would answer for each other
     timeout = 0  # of handle_request(): serve() has waited already
 

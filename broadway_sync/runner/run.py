@@ -71,7 +71,7 @@ def leave(code: int) -> NoReturn:
     """
     Exit with *code*, also if a thread keeps the interpreter from ending.
 
-    Threads that are no daemons have ten seconds when all was drained; 1.5 when something was left behind, as that may be
+    Threads that are no daemons have ten seconds when all was drained; 1.5 when something was left behind, which may be
     what they wait for.
     """
     for number in STOP_SIGNALS if threading.current_thread() is _MAIN else ():

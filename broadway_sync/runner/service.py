@@ -13,14 +13,14 @@ from typing import Any, Callable, ContextManager, Iterator, List, Optional, Sequ
 from ..errors import BroadwayError, ConfigurationError, PipelineFailedError
 from ..pipeline import Pipeline
 from .dumper import Dumper
-from .exit_codes import ExitCode
+from .exit_codes import ExitCode, worst
 from .group import Ending, Group
 from .health import HealthMonitor
 from .limits import Limits, resident_memory, show_size
 from .logs import LogHandler, logger, say
 from .options import RunOptions
 from .reload import SourceFiles
-from .signals import StopNow, StopSignals
+from .signals import START_INTERRUPTED, StopNow, StopSignals
 from .targets import Target, load_all
 
 # Seconds between two looks at limits and source files.
@@ -79,7 +79,7 @@ class Service:
             try:
                 return self._run(stack)
             except StopNow:
-                return self._verdict()
+                return self._interrupted()
             except Exception as error:
                 return self._failed_to_start(error)
 
@@ -156,12 +156,17 @@ class Service:
         """
         Say how it ended, and return the code.
         """
-        if self.group is None:  # stopped before anything was started
-            return ExitCode.DRAINED
+        assert self.group is not None
         log_errors(self.group.endings)
         code = self.group.code
         logger.log(logging.INFO if code == ExitCode.DRAINED else logging.ERROR, "%s", describe(self.group.endings))
         return code
+
+    def _interrupted(self) -> ExitCode:
+        if self.group is None:  # nothing was started yet
+            return ExitCode.DRAINED
+        logger.error(START_INTERRUPTED)
+        return worst([self._verdict(), ExitCode.LEFT_BEHIND])
 
     def _failed_to_start(self, error: Exception) -> ExitCode:
         if isinstance(error, BroadwayError) and not isinstance(error, PipelineFailedError):

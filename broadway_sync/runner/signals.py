@@ -6,15 +6,26 @@ from __future__ import annotations
 
 import signal
 import threading
+from time import monotonic
 from types import FrameType
 from typing import Any, Dict, Iterable, List, Optional
 
+from ..errors import DrainTimeoutError
 from ..log import log_error
 from ..pipeline import Pipeline
 from .child import unblock_signals
 from .group import Group
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+# Seconds in which a signal counts as the echo of the one before: shells, process managers and coreutils' timeout signal
+# a process and then its whole group, and nobody means that as "at once".
+ECHO = 0.5
+
+
+START_INTERRUPTED = (
+    "a start was interrupted by a second signal; what the pipeline had taken, if anything, is left behind"
+)
 
 
 class StopNow(BaseException):
@@ -27,7 +38,8 @@ class StopNow(BaseException):
 
 class StopSignals:
     """
-    Handlers, for the time of a ``with``: the first signal drains the group, a second one stops it at once.
+    Handlers, for the time of a ``with``: the first signal drains the group, a second one stops it at once, unless it is
+    an echo of the first.
 
     Before there is a group the first signal raises :class:`StopNow`: nothing was taken yet. The handlers set flags, and
     call ``request_stop``, which takes no lock.
@@ -47,7 +59,8 @@ class StopSignals:
         self._previous: Dict[int, Any] = {}
         self.group: Optional[Group] = None
         self.received: List[signal.Signals] = []
-        """What has arrived, in order."""
+        """What has arrived, in order, without echoes."""
+        self._last = 0.0
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is not threading.main_thread():
@@ -75,6 +88,10 @@ class StopSignals:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def _handle(self, number: int, frame: Optional[FrameType]) -> None:
+        now = monotonic()
+        if self.received and now - self._last < ECHO:
+            return
+        self._last = now
         self.received.append(signal.Signals(number))
         if self.group is None:
             raise StopNow
@@ -92,6 +109,7 @@ def run_until_signal(
     """
     Run pipelines until they end or a signal comes: the first one drains all, a second one stops at once.
 
+    What comes within half a second counts as the same signal: process managers signal a process and then its group.
     For scripts. Starts those that do not run yet; returns when all have ended, so that ``join()`` on any of them
     returns at once. When one gives up the others are drained. Handlers of signals are installed for the time of the
     call only; what was there before is put back, whatever happens.
@@ -116,8 +134,8 @@ def run_until_signal(
         stop_signals.group = group
         try:
             group.run()
-        except StopNow:  # all that ran was stopped
-            pass
+        except StopNow as interrupt:
+            raise DrainTimeoutError(START_INTERRUPTED, 0, {}) from interrupt
     _raise_worst(group)
     return stop_signals.received[0] if stop_signals.received else None
 

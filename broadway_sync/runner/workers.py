@@ -28,7 +28,7 @@ from .jobs import KILL_AFTER, HealthJob, WorkerJob
 from .logs import LogHandler, logger, say
 from .options import RunOptions
 from .restarts import describe
-from .signals import STOP_SIGNALS
+from .signals import ECHO, STOP_SIGNALS
 from .slot import Birth, Slot
 from .targets import Target
 from .wakeup import Wakeup
@@ -61,6 +61,7 @@ class Workers:
         self._pid = os.getpid()
         self._started_at = monotonic()
         self._stops = 0  # how often a stop was asked for
+        self._stopped_at = 0.0
         self._health = self._make_health()
         self._workers = [self._make_worker(index, targets) for index in range(options.processes)]
         self._slots = [*([self._health] if self._health else []), *self._workers]
@@ -194,6 +195,10 @@ class Workers:
         """
         Drain all workers; if they are being drained already, stop them at once.
         """
+        now = monotonic()
+        if self._stops and now - self._stopped_at < ECHO:
+            return
+        self._stopped_at = now
         self._stops += 1
         is_first = self._stops == 1
         how = f"draining, for {self._options.shutdown:g} s at most" if is_first else "stopping at once"

@@ -33,7 +33,13 @@ class Serial:
         Run ``function(first, second)`` here, now, or leave it to the thread that is running steps.
         """
         pending, lock = self.pending, self._lock
-        pending.append((function, first, second))
+        if not pending and lock.acquire(False):  # mostly nobody else is there: no need to queue
+            try:
+                function(first, second)
+            finally:
+                lock.release()
+        else:
+            pending.append((function, first, second))
         while pending and lock.acquire(False):
             try:
                 while pending:

@@ -32,12 +32,17 @@ class WaitList:
         self.parked: Deque[Any] = deque()
         """Truthy while threads wait: a look that costs nothing, before :meth:`wake`."""
 
-    def wait_for(self, predicate: Callable[[], Any], timeout: Optional[float] = None) -> bool:
+    def wait_for(
+        self,
+        predicate: Callable[[], Any],
+        timeout: Optional[float] = None,
+        before: Optional[Callable[[], Any]] = None,
+    ) -> bool:
         """
         Wait until *predicate* is true, and return whether it is; False only after *timeout* seconds.
 
-        *predicate* is called on this thread, at least once, and again after each wake-up. Interruptible by signals
-        on the main thread.
+        *predicate* is called on this thread, at least once, and again after each wake-up; *before*, see :meth:`park`.
+        Interruptible by signals on the main thread.
         """
         if predicate():
             return True
@@ -46,7 +51,7 @@ class WaitList:
             remaining = -1.0 if deadline is None else min(deadline - monotonic(), threading.TIMEOUT_MAX)
             if deadline is not None and remaining <= 0:
                 return bool(predicate())
-            self.park(predicate, remaining)
+            self.park(predicate, remaining, before)
             if predicate():
                 return True
 
@@ -68,9 +73,15 @@ class WaitList:
         while self.wake():
             pass
 
-    def park(self, predicate: Callable[[], Any], timeout: float = -1) -> bool:
+    def park(
+        self, predicate: Callable[[], Any], timeout: float = -1, before: Optional[Callable[[], Any]] = None
+    ) -> bool:
         """
         Wait once, unless *predicate* is true: until woken, or *timeout* seconds (-1: no limit) have passed.
+
+        Args:
+            before: Called as the last thing before the wait, to wake somebody else: a thread that is woken earlier
+                finds the GIL taken, and goes to sleep once more.
 
         Returns:
             Whether somebody woke this thread; what it finds then may have been taken by another one.
@@ -81,6 +92,8 @@ class WaitList:
         try:
             self.parked.append(ticket)
             if not predicate():
+                if before is not None:
+                    before()
                 is_woken = ticket.acquire(timeout=timeout)
         finally:
             if not is_woken:

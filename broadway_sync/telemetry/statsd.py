@@ -7,17 +7,15 @@ from __future__ import annotations
 import os
 import socket
 from time import monotonic
-from types import MappingProxyType
 from typing import Any, Dict, Mapping, Optional, Set
 
 from ..errors import ConfigurationError
-from ..log import safe_repr
-from ..rules import is_int, is_seconds
+from ..rules import is_int
 from .metrics import HISTOGRAM, SECONDS, Labels, Metric
 from .reporting.aggregates import MOST_SERIES, Key, Samples
 from .reporting.listener import Values
 from .reporting.names import clean
-from .reporting.push import PushReporter
+from .reporting.push import PushReporter, check
 
 # Style of tags: what stands before them, between name and value, and between two of them.
 _TAGS = {"datadog": ("|#", ":", ","), "influx": (",", "=", ","), "graphite": (";", "=", ";")}
@@ -27,8 +25,6 @@ RESOLVE_INTERVAL = 60.0
 
 RETRY_INTERVAL = 5.0
 """Seconds between two attempts to look up a name that is not known."""
-
-_NO_TAGS: Mapping[str, str] = MappingProxyType({})
 
 
 class StatsdReporter(PushReporter):
@@ -70,25 +66,21 @@ class StatsdReporter(PushReporter):
         prefix: str = "broadway",
         *,
         tags: Optional[str] = None,
-        constant_tags: Mapping[str, str] = _NO_TAGS,
+        constant_tags: Optional[Mapping[str, str]] = None,
         interval: float = 10.0,
         flush_interval: float = 1.0,
         max_packet: int = 1432,
         per_message: bool = False,
         per_thread: bool = False,
     ) -> None:
-        _check("host", host, isinstance(host, str) and bool(host), "a non-empty str")
-        _check("port", port, is_int(port, 1) and port < 65536, "an int from 1 to 65535")
-        _check("tags", tags, tags is None or tags in _TAGS, f"None, or one of {', '.join(map(repr, _TAGS))}")
-        _check("interval", interval, is_seconds(interval) and interval > 0, "a number of seconds > 0")
-        _check(
-            "flush_interval",
-            flush_interval,
-            is_seconds(flush_interval) and flush_interval > 0,
-            "a number of seconds > 0",
-        )
-        _check("max_packet", max_packet, is_int(max_packet, 64) and max_packet <= 65507, "an int from 64 to 65507")
-        _check("constant_tags", constant_tags, not constant_tags or tags is not None, "none without a style of tags")
+        styles, none = ", ".join(map(repr, _TAGS)), constant_tags is None
+        check("host", host, isinstance(host, str) and bool(host), "a non-empty str")
+        check("port", port, is_int(port, 1) and port < 65536, "an int from 1 to 65535")
+        check("prefix", prefix, isinstance(prefix, str), "a str")
+        check("tags", tags, tags is None or tags in list(_TAGS), f"None, or one of {styles}")
+        check("constant_tags", constant_tags, none or isinstance(constant_tags, Mapping), "None or a mapping")
+        check("constant_tags", constant_tags, none or tags is not None, "None, as there is no style of tags")
+        check("max_packet", max_packet, is_int(max_packet, 64) and max_packet <= 65507, "an int from 64 to 65507")
         super().__init__(
             flush_interval=flush_interval, interval=interval, per_message=per_message, per_thread=per_thread
         )
@@ -96,7 +88,7 @@ class StatsdReporter(PushReporter):
         self._host, self._port, self._max_packet = host, port, max_packet
         self._prefix = prefix
         self._style = tags
-        self._constant_tags = dict(constant_tags)
+        self._constant_tags = dict(constant_tags or {})
         self._names: Dict[Key, str] = {}
         self.dropped = 0
         """Counts and times that were not sent because the name of the server could not be resolved."""
@@ -211,11 +203,6 @@ class _Plain(float):
 
     def __str__(self) -> str:
         return f"{float(self):.6f}".rstrip("0").rstrip(".")
-
-
-def _check(name: str, value: Any, is_right: bool, expected: str) -> None:
-    if not is_right:
-        raise ConfigurationError(f"{name}: expected {expected}, got: {safe_repr(value)}")
 
 
 def _client_class() -> Any:

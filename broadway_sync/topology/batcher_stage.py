@@ -112,7 +112,9 @@ class BatcherStage:
         span.stop({**metadata})
 
     def _add_all(self, messages: List[Message], partition: Optional[int]) -> None:
-        self._post(self._accumulate, messages, partition)
+        self._serial.post(self._accumulate, messages, partition)
+        if self._accumulator.rejected:
+            self._fail_rejected()
         # Somebody else is running the steps and has not come to ours: do not run away from it.
         pending, most = self._serial.pending, self._most_pending
         if len(pending) > most:

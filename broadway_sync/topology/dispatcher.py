@@ -78,7 +78,7 @@ class Channel:
         """
         Args:
             processors: How many processors take from this channel.
-            on_idle: Called on the thread of a processor that finds nothing to take, before it waits.
+            on_idle: Called on the thread of a processor that finds nothing to take, right before it waits.
         """
         self._processors = processors
         self._on_idle = on_idle
@@ -95,8 +95,20 @@ class Channel:
         """
         Add chunks and see to it that a processor takes them.
         """
+        self.add(chunks)
+        self.wake()
+
+    def add(self, chunks: Sequence[Chunk]) -> None:
+        """
+        Add chunks; :meth:`wake` must follow.
+        """
         self.ready.extend(chunks)
         self._put += len(chunks)
+
+    def wake(self) -> None:
+        """
+        See to it that a processor takes what was added.
+        """
         idle = self.idle.parked
         if idle and (not self.has_sentinel or len(idle) >= self._processors - 1):
             self.idle.wake()
@@ -112,7 +124,6 @@ class Channel:
             except IndexError:
                 if self.is_closed and not ready:
                     return None
-                self._on_idle()
                 self._wait()
                 continue
             if ready and self.idle.parked and not self.has_sentinel:
@@ -134,7 +145,7 @@ class Channel:
         return bool(self.ready) or self.is_closed
 
     def _wait(self) -> None:
-        if not self.idle.park(self._has_news):
+        if not self.idle.park(self._has_news, before=self._on_idle):
             return
         if self.ready:
             self._in_vain = max(0, self._in_vain - 1)
@@ -181,6 +192,8 @@ class Source:
         self.emitters = WaitList()
         """Threads in ``emit`` that wait for room."""
         self.is_closed = False
+        # Of the producer's thread: channels with messages of which no processor knows yet.
+        self._unannounced: List[Channel] = []
         # Guards _demand (but for `returned`) and is_closed. No user code and no other lock but the rate
         # limiter's is used under it.
         self._lock = threading.Lock()
@@ -220,6 +233,30 @@ class Source:
         """
         self.take(self.place(messages), is_limited=is_limited)
 
+    def offer_quietly(self, messages: List[Message]) -> None:
+        """
+        Like :meth:`offer`, on the producer's thread; :meth:`wake_takers` must follow, before anything that takes time.
+
+        Mostly the producer waits for demand next, and whoever is woken right before that finds the GIL free.
+        """
+        placed = self.place(messages)
+        if self._dispatcher.rate_limiter is not None:
+            self.take(placed)
+            return
+        with self._lock:
+            self._check_open()
+            self._demand.add(placed[0])
+            for channel, chunks in placed[1]:
+                channel.add(chunks)
+                self._unannounced.append(channel)
+
+    def wake_takers(self) -> None:
+        """
+        Wake processors for what :meth:`offer_quietly` handed over.
+        """
+        while self._unannounced:
+            self._unannounced.pop().wake()
+
     def place(self, messages: List[Message]) -> Placed:
         """
         Cut messages into chunks for their channels. Runs ``partition_by``.
@@ -244,13 +281,16 @@ class Source:
             NotRunningError: The source is closed; nothing was taken.
         """
         with self._lock:
-            if self.is_closed:
-                raise NotRunningError("the producer takes no more messages: its pipeline is stopping or has ended")
+            self._check_open()
             if has_room is not None and not has_room(self._demand.outstanding()):
                 return False
             self._demand.add(placed[0])
             self._dispatcher.put(placed, is_limited)
         return True
+
+    def _check_open(self) -> None:
+        if self.is_closed:
+            raise NotRunningError("the producer takes no more messages: its pipeline is stopping or has ended")
 
     def renew_lock(self) -> None:
         """

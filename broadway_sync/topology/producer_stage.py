@@ -209,12 +209,19 @@ class ProducerStage:
         """
         Meet demand until a stop begins; what ends the stream, or crashes, is raised.
         """
+        try:
+            self._ask_until_draining(producer)
+        finally:
+            self.source.wake_takers()
+
+    def _ask_until_draining(self, producer: Producer) -> None:
         source, may_ask_at = self.source, 0.0
         while not self.is_draining:
             demand = source.unmet_demand()
             if not demand:
-                source.producer.wait_for(lambda: self.is_draining or source.unmet_demand())
+                source.producer.wait_for(lambda: self.is_draining or source.unmet_demand(), before=source.wake_takers)
                 continue
+            source.wake_takers()
             pause = may_ask_at - monotonic()
             if pause > 0:
                 self.wait(pause, lambda: self.is_draining)
@@ -251,7 +258,9 @@ class ProducerStage:
             events.extend(returned if returned is not None else ())
         finally:
             messages = to_messages(events, self.settings.options.producer.transformer)
-            if messages:
+            if messages and callback == "handle_demand":
+                self.source.offer_quietly(messages)
+            elif messages:
                 self.source.offer(messages)
         return len(messages)
 

@@ -2,11 +2,7 @@
 Tries again what may work the second time, sets aside the rest with its reason.
 """
 
-import time
-
-from broadway_sync import IterableProducer, Pipeline
-
-ATTEMPTS = 3
+from broadway_sync import IterableProducer, Pipeline, Retry
 
 
 class ServiceBusyError(Exception):
@@ -14,6 +10,8 @@ class ServiceBusyError(Exception):
 
 
 class Orders:
+    retry = Retry(max_attempts=3, backoff=(0.01, 0.1), on=ServiceBusyError)
+
     def __init__(self):
         self.calls = 0
         self.set_aside = []
@@ -26,15 +24,11 @@ class Orders:
             raise ServiceBusyError
 
     def handle_message(self, processor, message, context):
-        for attempt in range(1, ATTEMPTS + 1):
-            try:
-                self.ship(message.data)
-                return message
-            except ServiceBusyError:
-                time.sleep(0.01 * 2**attempt)  # blocks this processor alone: its other messages wait
-            except LookupError as error:
-                return message.fail(f"no such article: {error}")  # no use in trying again
-        return message.fail(f"busy after {ATTEMPTS} attempts")
+        try:
+            self.ship(message.data)
+        except LookupError as error:
+            return message.fail(f"no such article: {error}")  # no use in trying again
+        return message
 
     def handle_failed(self, messages, context):
         self.set_aside.extend((message.data, message.reason) for message in messages)

@@ -14,8 +14,9 @@ from typing import Any, Dict, Iterator, Optional
 
 import pytest
 
+from bench import runner
+from bench.__main__ import main
 from bench.ending import SIGNALS, EndedError, ended_by_signals
-from bench.runner import ROOT
 
 pytestmark = [
     pytest.mark.timeout(120),
@@ -40,7 +41,7 @@ class Command:
         """
         command = [sys.executable, "-m", "bench", *arguments, "--json", str(self.path)]
         self.process = subprocess.Popen(
-            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+            command, cwd=runner.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
         )
 
     def wait_for(self, text: str) -> None:
@@ -88,9 +89,9 @@ def command(tmp_path: Path) -> Iterator[Command]:
     """
     command = Command(tmp_path / "out.json")
     yield command
-    if command.is_anything_left():
-        os.killpg(command.process.pid, signal.SIGKILL)
-        command.process.communicate()
+    with command.process:
+        if command.is_anything_left():
+            os.killpg(command.process.pid, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
@@ -110,16 +111,25 @@ def test_signal_loses_nothing_that_was_measured(number: signal.Signals, command:
     assert before["about"]["ended"] == ""
 
 
-def test_repetitions_that_are_over_count(command: Command) -> None:
+def test_repetitions_that_are_over_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """
     Of a case that was ended between two of them.
     """
-    command.start("proc_tuned", "--messages=2000", "--repetitions=100000")
-    command.wait_for("(3 of 100000)")
-    out = command.end(signal.SIGTERM)
-    (case,) = command.written()["cases"]
-    assert len(case["runs"]) >= 2
-    assert f"{case['name']}: {len(case['runs'])} of 100000 runs" in out
+    jobs = iter(range(5))
+
+    def run_job(*_: Any, **__: Any) -> Dict[str, Any]:
+        if next(jobs) == 4:  # the comparison before the third run
+            signal.raise_signal(signal.SIGTERM)
+        return {"rate": 1.0}
+
+    monkeypatch.setattr(runner, "run_job", run_job)
+    path = tmp_path / "out.json"
+    assert main(["batch_tuned", "--repetitions=3", "--json", str(path)]) == 4
+    (case,) = json.loads(path.read_text())["cases"]
+    assert len(case["runs"]) == len(case["baseline_runs"]) == 2
+    assert f"{case['name']}: 2 of 3 runs" in capsys.readouterr().out
 
 
 def test_time_limit(command: Command) -> None:

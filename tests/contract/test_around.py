@@ -5,6 +5,7 @@ Hooks around callbacks: when they run, what they may do, and that nothing they d
 from __future__ import annotations
 
 import collections
+import concurrent.futures
 import functools
 import gc
 import queue
@@ -457,6 +458,31 @@ def test_hook_that_swallows_what_the_callback_raises(make_pipeline: Any, acks: A
     pipeline.push_messages([message])
     assert acks.next().data == ([], [1])
     assert (message.status, message.reason, caplog.text) == ("failed", "rejected: no number", "")
+
+
+def test_callback_on_another_thread(make_pipeline: Any, acks: Any) -> None:
+    """
+    A hook may hand the call to an executor, to give it a timeout for example: one that is too slow fails its message.
+    """
+
+    def handle_message(processor: str, message: Message, context: Any) -> Message:
+        if message.data == "slow":
+            released.wait(BOUND)
+        return message
+
+    def hook(call: Any, messages: Any) -> Any:
+        seconds = 0.05 if messages[0].data == "slow" else BOUND
+        return executor.submit(call).result(seconds)
+
+    released = threading.Event()
+    with concurrent.futures.ThreadPoolExecutor(2) as executor:
+        pipeline = make_pipeline(make_handler(handle_message=handle_message), around=hook).start()
+        pipeline.push_messages(acks.messages([1, "slow", 2]))
+        successful, failed = acks.collect(3)
+        released.set()
+    assert ([m.data for m in successful], [m.data for m in failed]) == ([1, 2], ["slow"])
+    assert isinstance(failed[0].reason, concurrent.futures.TimeoutError)
+    acks.assert_nothing("the slow one is not acknowledged again")
 
 
 def test_call_kept_for_later(make_pipeline: Any, acks: Any) -> None:

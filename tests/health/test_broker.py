@@ -6,9 +6,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from tests.connectors.rabbitmq.support import producer
 from tests.health.support import ask
 from tests.helpers import eventually
+
+pytest.importorskip("pika", reason="the client of RabbitMQ is not installed")
 
 
 def test_a_broker_that_comes_goes_and_comes_back(

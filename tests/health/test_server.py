@@ -226,6 +226,43 @@ def is_answered(server: HealthServer) -> bool:
         return False
 
 
+def test_a_client_that_left_before_it_was_accepted_holds_nobody(serve: Any, monkeypatch: Any) -> None:
+    """
+    There is nothing to accept any more, and the next one is served at once.
+    """
+    accept, failures = health_server.TCPServer.get_request, [BlockingIOError()]
+    monkeypatch.setattr(health_server._Server, "_pause", lambda self: pytest.fail("it waited"))
+
+    def fail(self: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return accept(self)
+
+    monkeypatch.setattr(health_server.TCPServer, "get_request", fail)
+    assert ask(serve().port, "/livez").status == 200
+    assert failures == []
+
+
+def test_without_threads_clients_are_turned_away(serve: Any, monkeypatch: Any) -> None:
+    """
+    However many that are: when there are threads again it serves.
+    """
+    begin, failures = health_server.ThreadingHTTPServer.process_request, [None] * (health_server.MOST + 1)
+
+    def fail(self: Any, *arguments: Any) -> Any:
+        if failures:
+            failures.pop()
+            raise RuntimeError("can't start new thread")
+        return begin(self, *arguments)
+
+    monkeypatch.setattr(health_server.ThreadingHTTPServer, "process_request", fail)
+    server = serve()
+    for _ in range(health_server.MOST + 1):
+        with closing(connect(server)) as client:
+            assert client.recv(100) == b""
+    assert ask(server.port, "/livez").status == 200
+
+
 def test_without_file_descriptors_it_waits(serve: Any, monkeypatch: Any) -> None:
     """
     It does not spin, and serves when there are some again.

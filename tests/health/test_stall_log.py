@@ -154,6 +154,14 @@ def test_a_stage_that_hangs_while_others_go_on_is_a_warning(caplog: Any, records
     assert [(level, stage) for level, stage, _ in records()] == [("INFO", FIRST)]
 
 
+def test_one_more_stage_that_hangs_is_logged_by_itself(records: Any) -> None:
+    """
+    What was said of the other is not said again.
+    """
+    look(StallLog(), PARTLY, health(90.0, 61.0, idle_for=1.0))
+    assert [(level, stage) for level, stage, _ in records()] == [("WARNING", FIRST), ("WARNING", SECOND)]
+
+
 def test_a_stage_that_is_the_first_sign_of_a_stall_is_not_talked_about_before(records: Any) -> None:
     """
     What came through last was just before: whether others go on is not known yet.

@@ -7,11 +7,13 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
+from broadway_sync.runner.signals import ECHO
 from tests.brokers.process import Process
-from tests.helpers import BOUND, eventually, python_env
+from tests.helpers import BOUND, SCALE, eventually, python_env
 
 PATIENCE = 3 * BOUND
 """Seconds for what takes the start of an interpreter, or several."""
@@ -124,3 +126,10 @@ def is_running(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def wait_for_echo() -> None:
+    """
+    Let the time pass in which a second signal counts as the same one.
+    """
+    time.sleep(2 * ECHO * SCALE)

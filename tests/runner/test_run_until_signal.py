@@ -20,6 +20,7 @@ from broadway_sync import (
 )
 from broadway_sync.runner import run_until_signal
 from tests.helpers import Call, RecordingAcknowledger, eventually, make_handler, run_python
+from tests.runner.support import wait_for_echo
 
 Make = Callable[..., Any]
 
@@ -153,6 +154,7 @@ def signal_twice(pipeline: Any) -> None:
     eventually(lambda: any(stage.in_hand for stage in pipeline.statistics().stages), "a message is in hand")
     os.kill(os.getpid(), signal.SIGTERM)
     eventually(lambda: pipeline.state == "draining", "it drains")
+    wait_for_echo()
     os.kill(os.getpid(), signal.SIGINT)
 
 
@@ -178,6 +180,41 @@ class Failing(Producer):
         Crash.
         """
         raise ZeroDivisionError("mine")
+
+
+def test_two_signals_at_once_are_one(make_pipeline: Make, acks: RecordingAcknowledger) -> None:
+    """
+    The drain goes on.
+    """
+    pipeline = make_pipeline(producer=endless(acks))
+    sender = after(lambda: acks.acks, signal.SIGTERM, signal.SIGINT)
+    assert run_until_signal(pipeline) in (signal.SIGTERM, signal.SIGINT)
+    sender.result()
+
+
+def test_second_signal_while_a_start_hangs(make_pipeline: Make, acks: RecordingAcknowledger, gate: Any) -> None:
+    """
+    Interrupts it, and says that something may be left behind; whatever ran before is stopped.
+    """
+
+    class Hanging(Producer):
+        @classmethod
+        def prepare_for_start(cls, handler: Any, options: Any) -> Any:
+            gate.wait()
+
+    other = make_pipeline(producer=endless(acks))
+
+    def signal_twice() -> None:
+        gate.arrived()
+        os.kill(os.getpid(), signal.SIGTERM)
+        wait_for_echo()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    sender = Call(signal_twice)
+    with pytest.raises(DrainTimeoutError, match="^a start was interrupted by a second signal"):
+        run_until_signal(other, make_pipeline(producer={"module": (Hanging, {})}))
+    sender.result()
+    assert other.state == "stopped"
 
 
 def test_pipeline_that_gives_up(make_pipeline: Make, acks: RecordingAcknowledger) -> None:
@@ -270,11 +307,12 @@ def interrupt(number: int, frame: Any) -> None:
 
 
 SCRIPT = """
-import os, signal, threading
+import os, signal, threading, time
 from broadway_sync import DrainTimeoutError, IterableProducer, Message, NoopAcknowledger, Pipeline, run_until_signal
 
 class Handler:
     def handle_message(self, processor, message, context):
+        time.sleep(message.data)  # the second one is no echo of the first
         os.kill(os.getpid(), signal.SIGTERM)
         threading.Event().wait()
 

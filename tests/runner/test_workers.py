@@ -14,7 +14,7 @@ from typing import Any, Callable
 import pytest
 
 from tests.helpers import SCALE, eventually
-from tests.runner.support import PATIENCE, Runner, is_running
+from tests.runner.support import PATIENCE, Runner, is_running, wait_for_echo
 
 Start = Callable[..., Runner]
 
@@ -68,7 +68,8 @@ def test_signal_to_all_drains_while_handlers_are_busy(runner: Start) -> None:
     started = runner("gated", "--processes", "2")
     wait_for_workers(started, 2, "in")
     started.process.signal_group(signal.SIGINT)
-    started.wait_for_output("SIGINT: draining", count=2)
+    started.signal(signal.SIGTERM)
+    started.wait_for_output(": draining", count=3)
     started.open_gate()
     assert started.end() == 0, started
     assert len(started.said("ok")) == len(started.said("in"))
@@ -82,6 +83,7 @@ def test_second_signal_stops_all_at_once(runner: Start) -> None:
     wait_for_workers(started, 2, "in")
     started.signal()
     started.wait_for_output("SIGTERM: draining", count=3)
+    wait_for_echo()
     started.signal()
     assert started.end() == 1, started
     assert started.output.count("messages were left behind, neither") >= 2

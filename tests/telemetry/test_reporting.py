@@ -24,7 +24,7 @@ from broadway_sync.telemetry.reporting.aggregates import MOST_SAMPLES, Aggregate
 from broadway_sync.telemetry.reporting.listener import MOST_REASONS
 from broadway_sync.telemetry.reporting.names import LONGEST, clean
 from broadway_sync.telemetry.reporting.reporter import Reporter
-from tests.helpers import make_handler
+from tests.helpers import Call, make_handler
 from tests.telemetry.support import COUNT, RAISED, oranges, run
 
 LABELS = ("orders", "processor_default")
@@ -112,6 +112,22 @@ def test_nothing_is_lost_between_threads() -> None:
         taken += sum(sums.take()[0].values())
     taken += sum(sums.take()[0].values())
     assert taken == 8000
+
+
+def test_a_finalizer_may_emit_while_sums_are_added() -> None:
+    """
+    A garbage collection can run one at any time, on the thread that holds the lock.
+    """
+
+    class Finalized(str):
+        def __hash__(self) -> int:  # called while the series is looked up
+            sums.add([(metrics.RETRIES, ("orders", "handle_message"), 1)], [])
+            return str.__hash__(self)
+
+    sums = Aggregates(Samples)
+    adding = Call(sums.add, [(metrics.INGESTED, ("orders", Finalized("processor_default")), 1)], [])
+    adding.result()
+    assert sums.counters()[metrics.RETRIES, ("orders", "handle_message")] >= 1
 
 
 def test_buckets_count_values_up_to_their_bound() -> None:

@@ -331,10 +331,13 @@ def test_without_the_client_library(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"host": ""}, "host: expected a non-empty str, got: ''"),
         ({"port": "8125"}, "port: expected an int from 1 to 65535, got: '8125'"),
         ({"tags": "statsd"}, "tags: expected None, or one of 'datadog', 'influx', 'graphite', got: 'statsd'"),
-        ({"interval": 0}, "interval: expected a number of seconds > 0, got: 0"),
-        ({"flush_interval": -1}, "flush_interval: expected a number of seconds > 0, got: -1"),
+        ({"tags": ["datadog"]}, "tags: expected None, or one of 'datadog', 'influx', 'graphite', got: ['datadog']"),
+        ({"prefix": None}, "prefix: expected a str, got: None"),
+        ({"interval": 0}, "interval: expected a number of seconds > 0 and <= 86400, got: 0"),
+        ({"flush_interval": 1e12}, f"flush_interval: expected a number of seconds > 0 and <= 86400, got: {1e12}"),
         ({"max_packet": 100_000}, "max_packet: expected an int from 64 to 65507, got: 100000"),
-        ({"constant_tags": {"a": "b"}}, "constant_tags: expected none without a style of tags, got: {'a': 'b'}"),
+        ({"constant_tags": ["a"], "tags": "influx"}, "constant_tags: expected None or a mapping, got: ['a']"),
+        ({"constant_tags": {"a": "b"}}, "constant_tags: expected None, as there is no style of tags, got: {'a': 'b'}"),
     ],
 )
 def test_wrong_arguments(options: dict[str, Any], text: str) -> None:

@@ -15,7 +15,7 @@ from opentelemetry import propagate, trace
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
@@ -194,7 +194,7 @@ def test_headers_of_ones_own(tracer: Tracer, handle: Callable[..., Any], caplog:
     assert len(successful) == 3
     assert [span.parent is None for span in tracer.spans("handle_message")] == [False, True, True]
     warnings = [record.getMessage() for record in caplog.records]
-    assert warnings == ["[tracing] the trace context of a message cannot be read: KeyError('headers')"]
+    assert warnings == ["[tracing] a message or a batch cannot be traced as it should be: KeyError('headers')"]
 
 
 def test_spans_that_a_callback_makes_are_children(tracer: Tracer, handle: Callable[..., Any]) -> None:
@@ -282,6 +282,66 @@ def test_what_a_callback_raises_is_recorded(tracer: Tracer, handle: Callable[...
     after = tracer.span("handle_failed")
     assert after.status.status_code is StatusCode.UNSET
     assert [link.context.span_id for link in after.links] == [span.context.span_id]
+
+
+class Unprintable(Exception):
+    """
+    An exception without a text.
+    """
+
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+def test_an_exception_that_has_no_text(tracer: Tracer, handle: Callable[..., Any]) -> None:
+    """
+    Fails the message, and not another one in its place.
+    """
+
+    def fail(processor: str, each: Message, context: Any) -> Message:
+        raise Unprintable
+
+    _, failed = handle([message()], handle_message=fail)
+    assert type(failed[0].reason) is Unprintable
+    assert tracer.span("handle_message").status.description == "Unprintable"
+
+
+class Broken(SpanProcessor):
+    """
+    A span processor that raises.
+    """
+
+    def __init__(self, when: str) -> None:
+        self._when = when
+
+    def on_start(self, *arguments: Any, **options: Any) -> None:
+        """
+        Raise, if that is when.
+        """
+        if self._when == "start":
+            raise RuntimeError("broken")
+
+    def on_end(self, span: Any) -> None:
+        """
+        Raise, if that is when.
+        """
+        if self._when == "end":
+            raise RuntimeError("broken")
+
+
+@pytest.mark.parametrize("when", ["start", "end"])
+def test_tracing_that_breaks_fails_no_message(
+    tracer: Tracer, handle: Callable[..., Any], caplog: pytest.LogCaptureFixture, when: str
+) -> None:
+    """
+    It is said once.
+    """
+    tracer.provider.add_span_processor(Broken(when))
+    batchers = {"default": {"batch_size": 3, "batch_timeout": 60}}
+    successful, _ = handle([message(), message(), message()], batchers=batchers)
+    assert len(successful) == 3
+    (text,) = [record.getMessage() for record in caplog.records]
+    assert text == "[tracing] a message or a batch cannot be traced as it should be: RuntimeError('broken')"
 
 
 def test_messages_that_fail_make_an_error(tracer: Tracer, handle: Callable[..., Any]) -> None:

@@ -166,7 +166,7 @@ def _check_sqlite(name: str, threads: int, connection: Any) -> Optional[CheckMes
     mode = ", 'transaction_mode': 'IMMEDIATE'" if django.VERSION >= (5, 1) else ""
     return Warning(
         f"pipeline {name!r} has {threads} threads, and DATABASES[{connection.alias!r}] is SQLite, where one connection "
-        "writes at a time: callbacks fail with `database is locked`.",
+        "writes at a time: callbacks may fail with `database is locked`.",
         hint=f"Set OPTIONS to {{'timeout': 30{mode}}}, or let one batch processor do all the writing.",
         id="broadway_sync.W004",
     )

@@ -70,19 +70,33 @@ class Tracing(Around):
         """
         if call.callback not in self._callbacks:
             return call()
-        span = self._begin(call, messages)
+        span = self._quietly(self._begin, call, messages)
+        if span is None:
+            return call()
         token = self._context.attach(self._api.set_span_in_context(span))
         try:
             result = call()
-            self._conclude(span, call, result)
-            return result
         except BaseException as error:  # whatever it is, it fails the messages
-            span.record_exception(error)
-            self._fail(span, f"{type(error).__name__}: {error}")
+            self._quietly(self._record, span, error)
             raise
+        else:
+            self._quietly(self._conclude, span, call, result)
+            return result
         finally:
             self._context.detach(token)
-            span.end()
+            self._quietly(span.end)
+
+    def _quietly(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """
+        Call *function*; what it raises (what others sent, a sampler, an exporter) is no reason to fail a message.
+        """
+        try:
+            return function(*arguments)
+        except Exception as error:
+            if not self._has_warned:
+                self._has_warned = True
+                log_warning(f"a message or a batch cannot be traced as it should be: {safe_repr(error)}", "", "tracing")
+            return None
 
     def _begin(self, call: Call, messages: List[Message]) -> Any:
         is_single = call.callback == "handle_message"
@@ -126,14 +140,13 @@ class Tracing(Around):
         """
         Return the context that the message's headers name, None if they name none.
         """
-        try:
-            context = self._propagate.extract(self._headers(message), self._context.Context(), _GETTER)
-        except Exception as error:  # what others sent, or the user's function: no reason to fail a message
-            if not self._has_warned:
-                self._has_warned = True
-                log_warning(f"the trace context of a message cannot be read: {safe_repr(error)}", "", "tracing")
+        context = self._quietly(self._extract, message)
+        if context is None or not self._api.get_current_span(context).get_span_context().is_valid:
             return None
-        return context if self._api.get_current_span(context).get_span_context().is_valid else None
+        return context
+
+    def _extract(self, message: Message) -> Any:
+        return self._propagate.extract(self._headers(message), self._context.Context(), _GETTER)
 
     def _span_context(self, context: Any) -> Any:
         return None if context is None else self._api.get_current_span(context).get_span_context()
@@ -152,6 +165,11 @@ class Tracing(Around):
             if failed:
                 span.set_attribute("broadway.failed_count", failed)
                 self._fail(span, f"{failed} of {len(result)} messages failed")
+
+    def _record(self, span: Any, error: BaseException) -> None:
+        self._fail(span, type(error).__name__)
+        span.record_exception(error)
+        self._fail(span, f"{type(error).__name__}: {error}")
 
     def _fail(self, span: Any, text: str) -> None:
         span.set_status(self._api.Status(self._api.StatusCode.ERROR, text[:1000]))

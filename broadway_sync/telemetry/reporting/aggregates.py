@@ -75,8 +75,9 @@ class Aggregates:
 
     def __init__(self, make_histogram: Callable[[Tuple[float, ...]], Histogram]) -> None:
         self._make_histogram = make_histogram
-        # Guards the fields below. Innermost, held for a few additions: stages wait for it.
-        self._lock = threading.Lock()
+        # Guards the fields below. Innermost, held for a few additions: stages wait for it. Reentrant, as a garbage
+        # collection may run a finalizer in between, and that may do anything, emit an event for example.
+        self._lock = threading.RLock()
         self._counters: Dict[Key, float] = {}
         self._reported: Dict[Key, float] = {}  # what take() has returned so far
         self._histograms: Dict[Key, Any] = {}
@@ -136,6 +137,6 @@ class Aggregates:
         """
         In a forked child: what was counted is the parent's, and the lock may have been held.
         """
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._counters, self._reported, self._histograms = {}, {}, {}
         self.dropped = 0

@@ -11,10 +11,15 @@ from time import monotonic
 from typing import Any, Dict, Optional
 
 from ... import registry
-from ...log import log_info, log_warning
+from ...errors import ConfigurationError
+from ...log import log_info, log_warning, safe_repr
+from ...rules import is_seconds
 from .aggregates import Key, Samples
 from .listener import Values
 from .reporter import Reporter
+
+LONGEST_INTERVAL = 86400
+"""Seconds between two reports at most."""
 
 END_BOUND = 2.0
 """Seconds that the last report may take before nobody waits for it any longer."""
@@ -29,9 +34,15 @@ class PushReporter(Reporter):
     Args:
         flush_interval: Seconds between two reports of counters and times.
         interval: Seconds between two reports of gauges.
+
+    Raises:
+        ConfigurationError: An interval is wrong.
     """
 
     def __init__(self, *, flush_interval: float, interval: float, per_message: bool, per_thread: bool) -> None:
+        for name, seconds in (("flush_interval", flush_interval), ("interval", interval)):
+            is_right = is_seconds(seconds) and 0 < seconds <= LONGEST_INTERVAL
+            check(name, seconds, is_right, f"a number of seconds > 0 and <= {LONGEST_INTERVAL}")
         super().__init__(Samples, per_message=per_message, per_thread=per_thread)
         self._flush_interval = flush_interval
         self._interval = interval
@@ -103,6 +114,9 @@ class PushReporter(Reporter):
         self._end()
 
     def after_fork_in_child(self) -> None:
+        """
+        Also forget the thread, which is the parent's: the next pipeline that starts gets another one.
+        """
         super().after_fork_in_child()
         self._thread = None
         self._requests = queue.SimpleQueue()
@@ -139,6 +153,14 @@ class PushReporter(Reporter):
         if self._fault is not None:
             self._fault = None
             log_info("metrics are reported again", "", self.name)
+
+
+def check(name: str, value: Any, is_right: bool, expected: str) -> None:
+    """
+    Raise ConfigurationError for the argument *name* unless it is right.
+    """
+    if not is_right:
+        raise ConfigurationError(f"{name}: expected {expected}, got: {safe_repr(value)}")
 
 
 def _describe(error: BaseException) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import io
 import signal
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Any, Callable
 
 import pytest
 
@@ -70,32 +70,16 @@ def test_list() -> None:
 
 
 @pytest.fixture
-def manage(spawn: Callable[..., Any], database: Any) -> Iterator[Callable[..., Any]]:
+def manage(spawn: Callable[..., Any]) -> Callable[..., Any]:
     """
-    Return a function that runs a command of the project in a process.
+    Return a function that runs a command of the project in a process, on a database.
     """
 
-    def start(*arguments: Any, **env: str) -> Any:
+    def start(database: Any, *arguments: Any, **env: str) -> Any:
         environment = {"DJANGO_SETTINGS_MODULE": support.SETTINGS, **database.env, **env}
         return spawn(str(support.PROJECT / "manage.py"), *arguments, env=environment)
 
-    yield start
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
-def test_signal_drains(manage: Callable[..., Any], database: Any, number: signal.Signals) -> None:
-    """
-    What was begun is stored, the exit code is 0, and no connection is left.
-    """
-    process = manage("runpipeline", "slow")
-    for _ in range(3):
-        process.wait_for("stored")
-    process.signal(number)
-    assert process.wait() == 0, process.errors
-    assert Order.objects.count() == len(process.lines) >= 3
-    if database.kind == "postgresql":
-        support.connections["default"].close()
-        eventually(lambda: database.server.backends(database.name) == set(), "no connection is left")
+    return start
 
 
 @pytest.fixture
@@ -106,40 +90,43 @@ def sqlite(make_database: Any) -> Any:
     return make_database("sqlite")
 
 
-@pytest.fixture
-def manage_sqlite(spawn: Callable[..., Any], sqlite: Any) -> Callable[..., Any]:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_signal_drains(manage: Callable[..., Any], database: Any, number: signal.Signals) -> None:
     """
-    Return a function that runs a command of the project in a process, on SQLite.
+    What was begun is stored, the exit code is 0, and no connection is left.
     """
+    process = manage(database, "runpipeline", "slow")
+    for _ in range(3):
+        process.wait_for("stored")
+    process.signal(number)
+    assert process.wait() == 0, process.errors
+    assert Order.objects.count() == len(process.lines) >= 3
+    if database.kind == "postgresql":
+        support.connections["default"].close()
+        eventually(lambda: database.server.backends(database.name) == set(), "no connection is left")
 
-    def start(*arguments: Any, **env: str) -> Any:
-        environment = {"DJANGO_SETTINGS_MODULE": support.SETTINGS, **sqlite.env, **env}
-        return spawn(str(support.PROJECT / "manage.py"), *arguments, env=environment)
 
-    return start
-
-
-def test_messages_left_behind(manage_sqlite: Callable[..., Any]) -> None:
+def test_messages_left_behind(manage: Callable[..., Any], sqlite: Any) -> None:
     """
     A drain that runs out of time ends with code 1, and says where it hung.
     """
-    process = manage_sqlite("runpipeline", "stuck", "--shutdown", "0.5")
+    process = manage(sqlite, "runpipeline", "stuck", "--shutdown", "0.5")
     process.wait_for("stuck with 0")
     process.terminate()
     assert process.wait() == 1
     assert "in stuck" in process.errors and "handle_message" in process.errors
 
 
-def test_pipeline_that_gives_up(manage_sqlite: Callable[..., Any]) -> None:
+def test_pipeline_that_gives_up(manage: Callable[..., Any], sqlite: Any) -> None:
     """
     It ends with code 3.
     """
-    process = manage_sqlite("runpipeline", "crashing")
+    process = manage(sqlite, "runpipeline", "crashing")
     assert process.wait() == 3
     assert "the source is gone" in process.errors
 
 
-def test_pipeline_that_cannot_be_made(manage_sqlite: Callable[..., Any], tmp_path: Path) -> None:
+def test_pipeline_that_cannot_be_made(manage: Callable[..., Any], sqlite: Any, tmp_path: Path) -> None:
     """
     What the project's code raised is shown, and the code is 2.
     """
@@ -147,12 +134,12 @@ def test_pipeline_that_cannot_be_made(manage_sqlite: Callable[..., Any], tmp_pat
     (tmp_path / "broken.py").write_text("def make():\n    return 1 / 0\n")
     (tmp_path / "broken_settings.py").write_text(settings)
     paths = f"{tmp_path}:{support.ROOT}"
-    process = manage_sqlite("runpipeline", "a", DJANGO_SETTINGS_MODULE="broken_settings", PYTHONPATH=paths)
+    process = manage(sqlite, "runpipeline", "a", DJANGO_SETTINGS_MODULE="broken_settings", PYTHONPATH=paths)
     assert process.wait() == 2
     assert "ZeroDivisionError: division by zero" in process.errors and "broken.py" in process.errors
 
 
-def test_checks_of_the_pipeline_are_shown(manage_sqlite: Callable[..., Any], tmp_path: Path) -> None:
+def test_checks_of_the_pipeline_are_shown(manage: Callable[..., Any], sqlite: Any, tmp_path: Path) -> None:
     """
     What the checks have against a pipeline is said when it starts, unless it is silenced.
     """
@@ -161,36 +148,70 @@ def test_checks_of_the_pipeline_are_shown(manage_sqlite: Callable[..., Any], tmp
     (tmp_path / "silent.py").write_text(settings + "SILENCED_SYSTEM_CHECKS = ['broadway_sync.W004']\n")
     for name, is_shown in (("hasty", True), ("silent", False)):
         paths = f"{tmp_path}:{support.ROOT}"
-        process = manage_sqlite("runpipeline", "slow", DJANGO_SETTINGS_MODULE=name, PYTHONPATH=paths)
+        process = manage(sqlite, "runpipeline", "slow", DJANGO_SETTINGS_MODULE=name, PYTHONPATH=paths)
         process.wait_for("stored")
         process.terminate()
         assert process.wait() == 0
         assert ("(broadway_sync.W004)" in process.errors) is is_shown
 
 
-def test_several_pipelines_in_one_process(manage_sqlite: Callable[..., Any]) -> None:
+def test_several_pipelines_in_one_process(manage: Callable[..., Any], sqlite: Any) -> None:
     """
     All are drained; a limit of messages ends the process too.
     """
     order = Order.objects.create(email="a@example.com", amount=100)
     OutboxRow.objects.create(order=order)
-    process = manage_sqlite("runpipeline", "slow", "invoices", "--max-messages", "4")
+    process = manage(sqlite, "runpipeline", "slow", "invoices", "--max-messages", "4")
     assert process.wait() == 0, process.errors
     assert [invoice.order_id for invoice in Invoice.objects.all()] == [order.pk]
 
 
-def test_several_processes_share_the_outbox(make_database: Any, spawn: Callable[..., Any]) -> None:
+def test_several_processes_share_the_outbox(manage: Callable[..., Any], make_database: Any) -> None:
     """
     Each worker has connections of its own; each row makes one invoice; all drain together.
     """
     pg = make_database("postgresql")
     orders = Order.objects.bulk_create([Order(email="a@example.com", amount=n) for n in range(1, 101)])
     OutboxRow.objects.bulk_create([OutboxRow(order=order) for order in orders])
-    env = {"DJANGO_SETTINGS_MODULE": support.SETTINGS, **pg.env}
-    process = spawn(str(support.PROJECT / "manage.py"), "runpipeline", "invoices", "--processes", "2", env=env)
+    process = manage(pg, "runpipeline", "invoices", "--processes", "2")
     eventually(lambda: Invoice.objects.count() == 100, "all invoices are there", timeout=3 * BOUND)
     process.terminate()
     assert process.wait() == 0, process.errors
     assert not OutboxRow.objects.exists()
     support.connections["default"].close()
     eventually(lambda: pg.server.backends(pg.name) == set(), "no connection is left")
+
+
+POOL = """
+from tests.integrations.django.settings import *
+DATABASES["default"].update(CONN_MAX_AGE=0, CONN_HEALTH_CHECKS=False, OPTIONS={"pool": {"min_size": 1}})
+INSTALLED_APPS.append("early")
+"""
+EARLY = """
+from django.apps import AppConfig
+class Config(AppConfig):
+    name = "early"
+    def ready(self):
+        from django.db import connection
+        connection.ensure_connection()
+"""
+
+
+@pytest.mark.skipif(support.django.VERSION < (5, 1), reason="Django has pools from 5.1 on")
+def test_workers_do_not_inherit_a_pool(manage: Callable[..., Any], make_database: Any, tmp_path: Path) -> None:
+    """
+    A project that has used the database before the fork: its connections, and the threads of its pool, are gone by then.
+    """
+    pytest.importorskip("psycopg_pool")
+    pg = make_database("postgresql")
+    (tmp_path / "early").mkdir()
+    (tmp_path / "early" / "__init__.py").touch()
+    (tmp_path / "early" / "apps.py").write_text(EARLY)
+    (tmp_path / "pooled.py").write_text(POOL)
+    OutboxRow.objects.create(order=Order.objects.create(email="a@example.com", amount=1))
+    env = {"DJANGO_SETTINGS_MODULE": "pooled", "PYTHONPATH": f"{tmp_path}:{support.ROOT}"}
+    process = manage(pg, "runpipeline", "invoices", "--processes", "2", **env)
+    eventually(Invoice.objects.exists, "the invoice", timeout=3 * BOUND)
+    process.terminate()
+    assert process.wait() == 0, process.errors
+    assert "should have no threads" not in process.errors and "Traceback" not in process.errors, process.errors

@@ -5,12 +5,15 @@ Connections of a pipeline's threads: usable in every callback, dropped when they
 from __future__ import annotations
 
 import logging
+import queue
+import subprocess
+import sys
 import threading
 from typing import Any, Callable
 
 import pytest
 
-from tests.helpers import BOUND, eventually, get, make_handler
+from tests.helpers import BOUND, eventually, get, make_handler, python_env
 from tests.integrations.django import support
 from tests.integrations.django.cache import made as made_caches
 
@@ -383,8 +386,6 @@ def test_producer_has_another_connection_after_a_restart_of_the_server(pg: Any, 
     """
     The producer that meets the dead connection crashes, and is made again with a new one; at the end it is closed.
     """
-    import queue
-
     calls: queue.Queue[int] = queue.Queue()
     pipeline = make_pipeline(producer={"module": (Polls, {"calls": calls})}).start()
     first = get(calls, "a query")
@@ -489,6 +490,21 @@ def test_without_care_connections_stay_as_they_are(pg: Any, make_pipeline: Any) 
     ask(pipeline)
     pg.server.restart()
     assert [ask(pipeline).status for _ in range(3)] == ["error"] * 3
+
+
+@pytest.mark.parametrize("setting, is_cared_for", [("", True), ("BROADWAY_CONNECTION_CARE = False", False)])
+def test_app_puts_the_care_around_every_pipeline(tmp_path: Any, setting: str, is_cared_for: bool) -> None:
+    """
+    In a process that sets Django up, unless the setting says not to.
+    """
+    (tmp_path / "settings_of_care.py").write_text(f"from config.settings import *\n{setting}\n")
+    source = "import django; django.setup(); from broadway_sync.around import everywhere; print(len(everywhere()))"
+    paths = f"{tmp_path}:{support.PROJECT}:{support.ROOT}"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", source], stdin=subprocess.DEVNULL, capture_output=True, text=True,
+        env=python_env({"DJANGO_SETTINGS_MODULE": "settings_of_care", "PYTHONPATH": paths}), timeout=50,
+    )  # fmt: skip
+    assert (done.stdout.strip(), done.stderr) == (str(int(is_cared_for)), "")
 
 
 def test_shared_connections_are_left_alone(database: Any) -> None:

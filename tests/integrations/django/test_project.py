@@ -122,6 +122,24 @@ def test_row_that_a_dead_process_has_taken_is_taken_again(database: Any) -> None
     assert len(OutboxProducer().handle_demand(10)) == 1
 
 
+def test_outbox_outlives_a_database_that_is_away(make_database: Any, caplog: Any) -> None:
+    """
+    The pipeline goes on when the server is back; nothing is lost, and nothing was given up.
+    """
+    pg = make_database("postgresql", CONN_MAX_AGE=None)
+    with invoices() as pipeline:
+        place_order(1)
+        eventually(Invoice.objects.exists, "the first invoice")
+        pg.server.stop()
+        eventually(lambda: "the database is away" in caplog.text, "the producer notices")
+        pg.server.start()
+        support.connections["default"].close()
+        place_order(2)
+        eventually(lambda: Invoice.objects.count() == 2, "the second invoice")
+        assert pipeline.state == "running"
+    assert not OutboxRow.objects.exists()
+
+
 def test_tests_of_the_project_pass(database: Any) -> None:
     """
     ``manage.py test`` with the tests that the how-to shows.

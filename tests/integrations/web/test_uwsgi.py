@@ -54,9 +54,8 @@ def wait_until_booted(server: Server, processes: int = 2) -> None:
     def is_booted() -> bool:
         log = server.log
         assert server.process.is_alive, log
-        booted = re.findall(r"WSGI app 0 .* pid: (\d+)", log)
-        spawned = re.findall(r"(?:spawned|Respawned) uWSGI worker \d+ \((?:new )?pid: (\d+)", log)
-        return len(server.workers()) == processes and set(spawned) <= set(booted)
+        workers = server.workers()
+        return len(workers) == processes and workers <= set(map(int, re.findall(r"WSGI app 0 .* pid: (\d+)", log)))
 
     eventually(is_booted, "all workers have booted", 3 * BOUND)
 

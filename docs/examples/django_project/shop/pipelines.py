@@ -1,4 +1,4 @@
-from django.db import transaction
+from django.db import OperationalError, transaction
 
 from broadway_sync import Buffer, BufferProducer, Pipeline
 
@@ -48,7 +48,11 @@ class MakeInvoices:
 
     def handle_failed(self, messages, context):
         for message in messages:
-            OutboxRow.objects.filter(pk=message.data.pk).update(failure=repr(message.reason))
+            row = OutboxRow.objects.filter(pk=message.data.pk)
+            if isinstance(message.reason, OperationalError):  # the database was away: once more
+                row.update(taken_at=None)
+            else:
+                row.update(failure=repr(message.reason))
         return messages
 
 
