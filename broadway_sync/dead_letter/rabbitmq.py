@@ -6,14 +6,14 @@ from __future__ import annotations
 
 import contextlib
 from time import monotonic
-from typing import Any, Iterator, Sequence
+from typing import Any, Iterator, List, Sequence
 
 from ..connectors.common.reporter import describe
 from ..connectors.rabbitmq.address import to_connections
 from ..connectors.rabbitmq.parameters import to_parameters
 from ..errors import ConnectorError
 from ..rules import mistake
-from .errors import PartlyWrittenError
+from .errors import LetterRefusedError, PartlyWrittenError
 from .held import Held, Mutex, load
 from .letter import Letter
 
@@ -66,23 +66,15 @@ class RabbitMQLetters:
         Publish *letters*, one after the other.
 
         Raises:
+            LetterRefusedError: Some are larger than the broker takes.
             PartlyWrittenError: Some are not confirmed.
-            Exception: What pika raises: none are.
+            Exception: What pika raises when there is no connection: none are.
         """
         with self._mutex.lock:
             if monotonic() - self._used_at > _LONGEST_REST:
                 self._held.close()
-            channel = self._held.get()
-            written = 0
             try:
-                with _limited(channel.connection, _PATIENCE):
-                    for letter in letters:
-                        self._publish(channel, letter)
-                        written += 1
-            except Exception as error:  # a client library: whatever it is, this letter was not confirmed
-                self._held.close()
-                text = f"{written} of {len(letters)} letters were confirmed: {describe(error)}"
-                raise PartlyWrittenError(text, letters[written:]) from error
+                self._publish_all(letters)
             finally:
                 self._used_at = monotonic()
 
@@ -104,6 +96,24 @@ class RabbitMQLetters:
             raise
         return channel
 
+    def _publish_all(self, letters: Sequence[Letter]) -> None:
+        refused: List[Letter] = []
+        reason = ""
+        for number, letter in enumerate(letters):
+            channel = self._held.get()
+            try:
+                with _limited(channel.connection, _PATIENCE):
+                    self._publish(channel, letter)
+            except Exception as error:  # a client library: whatever it is, this letter was not confirmed
+                self._held.close()
+                reason = describe(error)
+                if not _is_too_large(error):
+                    left = refused + list(letters[number:])
+                    raise PartlyWrittenError(_told(letters, left, reason), left) from error
+                refused.append(letter)
+        if refused:
+            raise LetterRefusedError(_told(letters, refused, reason), refused)
+
     def _publish(self, channel: Any, letter: Letter) -> None:
         properties = self._pika.BasicProperties(
             content_type=letter.content_type,
@@ -112,6 +122,17 @@ class RabbitMQLetters:
             timestamp=int(letter.failed_at.timestamp()),
         )
         channel.basic_publish(self._exchange, self._routing_key, letter.body, properties, mandatory=True)
+
+
+def _told(letters: Sequence[Letter], left: Sequence[Letter], reason: str) -> str:
+    return f"{len(letters) - len(left)} of {len(letters)} letters were confirmed: {reason}"
+
+
+def _is_too_large(error: Exception) -> bool:
+    """
+    Whether the broker has closed the channel over ``max_message_size``.
+    """
+    return getattr(error, "reply_code", None) == 406 and "max size" in str(error)
 
 
 @contextlib.contextmanager

@@ -84,7 +84,7 @@ class ThreadSupervisor:
         Args:
             owner: The run: ``build(is_last) -> generation``, ``begin_restart()``, ``begin_stop()``,
                 ``has_left_over() -> bool``, ``leave_behind() -> int``, ``ended(cause, drain_error)``, and
-                ``thread_ends(name)``, called on each thread of a stage.
+                ``thread_ends(name)``, called on each thread that runs callbacks, at its end.
         """
         self._name = name
         self._pipeline = pipeline
@@ -254,6 +254,7 @@ class ThreadSupervisor:
             return True
         self._left_behind += self._owner.leave_behind()
         error = self._drain_error(drain)
+        self._owner.thread_ends(self._name)  # this one has run callbacks too: what the last steps of a batcher fail
         self._owner.ended(drain.cause if drain is not None and drain.reason == FAIL else None, error)
         return False
 

@@ -6,8 +6,11 @@ from __future__ import annotations
 
 import json
 import logging
+import runpy
 import threading
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -22,6 +25,8 @@ from broadway_sync.dead_letter import (
 from tests.connectors.rabbitmq.support import bodies, producer
 from tests.dead_letter.support import failing_handler, letter
 from tests.helpers import BOUND, Call, eventually, run_python
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "docs" / "examples" / "dead_letters" / "rabbitmq.py"
 
 
 @pytest.fixture(autouse=True)
@@ -233,6 +238,42 @@ def test_a_full_queue_refuses(rabbitmq: Any, write: Any) -> None:
     written = rabbitmq.ready_count(dead)
     assert written >= 2
     assert caught.value.left == letters[written:]
+
+
+def test_a_letter_that_is_too_large_is_refused(rabbitmq: Any, write: Any) -> None:
+    """
+    The broker closes the channel; those after it are written on another one.
+    """
+    dead = rabbitmq.queue()
+    rabbitmq.set_env("max_message_size", "1000000")
+    try:
+        letters = [letter("a"), letter(b"x" * 1_000_001), letter("b"), letter(b"y" * 1_000_001)]
+        with pytest.raises(
+            LetterRefusedError, match="2 of 4 letters were confirmed: ChannelClosed.*max size"
+        ) as caught:
+            write(*letters, queue=dead)
+    finally:
+        rabbitmq.set_env("max_message_size", "134217728")
+    assert caught.value.left == letters[1::2]
+    assert [body for body, _, _ in rabbitmq.take(dead)] == [b"a", b"b"]
+
+
+def test_the_example_of_the_manual(rabbitmq: Any, tmp_path: Path) -> None:
+    """
+    What is no JSON is in the other queue.
+    """
+    queue = rabbitmq.queue()
+    rabbitmq.queue(f"{queue}.dead")
+    rabbitmq.publish(queue, [b"{}", b"no"])
+    settings = {"AMQP_URL": rabbitmq.url, "QUEUE": queue, "DEAD_FILE": str(tmp_path / "dead.jsonl")}
+    with mock.patch.dict("os.environ", settings):
+        pipeline = runpy.run_path(str(EXAMPLE))["pipeline"]
+    with pipeline:
+        eventually(lambda: rabbitmq.ready_count(f"{queue}.dead") == 1, "the letter is there")
+    ((body, properties, _),) = rabbitmq.take(f"{queue}.dead")
+    assert body == b"no"
+    assert properties.headers["broadway-reason"].startswith("json.decoder.JSONDecodeError: Expecting value")
+    assert not (tmp_path / "dead.jsonl").exists()
 
 
 def test_a_connection_that_was_lost_is_made_again(make_proxy: Any, rabbitmq: Any) -> None:

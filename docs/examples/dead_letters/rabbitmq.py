@@ -5,7 +5,7 @@ Consumes a queue; what fails goes to another one. Addresses and names come from 
 import json
 import os
 
-from broadway_sync import Pipeline, Retry
+from broadway_sync import Pipeline
 from broadway_sync.connectors.rabbitmq import RabbitMQProducer
 from broadway_sync.dead_letter import DeadLetter, FileLetters, LetterRefusedError, RabbitMQLetters
 
@@ -24,7 +24,6 @@ def write(letters):
 
 
 class Invoices:
-    retry = Retry(max_attempts=5, on=ConnectionError)
     handle_failed = DeadLetter(write, max_run=1000)
 
     def handle_message(self, processor, message, context):

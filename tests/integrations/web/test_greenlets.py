@@ -23,7 +23,9 @@ def needs(patcher: str) -> Any:
     """
     Return the marks for tests with *patcher*.
     """
-    return pytest.param(patcher, marks=pytest.mark.skipif(not is_installed(patcher), reason=f"{patcher} is not installed"))
+    return pytest.param(
+        patcher, marks=pytest.mark.skipif(not is_installed(patcher), reason=f"{patcher} is not installed")
+    )
 
 
 def is_installed(name: str) -> bool:
@@ -92,8 +94,8 @@ def test_the_log_says_once_what_that_means(patcher: str) -> None:
     done = run_python(f"{PATCH[patcher]}\n{PIPELINE}\nfor name in 'ab': make(name).start().stop()")
     assert done.stderr == (
         f"WARNING [a] {patcher} has replaced the threads of this process: stages are greenlets that take turns on one "
-        "thread. A callback that computes, or waits in a library written in C, stops all of them, and the requests that "
-        'this process serves; see "Use a pipeline in a web process" in the manual\n'
+        "thread. A callback that computes, or waits in a library written in C, stops all of them, and the requests "
+        'that this process serves; see "Use a pipeline in a web process" in the manual\n'
     )
 
 
@@ -105,8 +107,8 @@ def test_a_patch_that_comes_too_late_is_refused(patcher: str) -> None:
     done = run_python(f"{PIPELINE}\n{PATCH[patcher]}\nmake('late').start()")
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1] == (
-        f"broadway_sync.errors.ConfigurationError: pipeline 'late' cannot run in this process: {patcher} has patched it "
-        "after broadway_sync was imported, or without its queues. Patch first, before anything else is imported; see "
+        f"broadway_sync.errors.ConfigurationError: pipeline 'late' cannot run in this process: {patcher} has patched "
+        "it after broadway_sync was imported, or without its queues. Patch first, before anything else is imported; see "
         '"Use a pipeline in a web process" in the manual'
     )
 
