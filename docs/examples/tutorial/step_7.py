@@ -67,7 +67,7 @@ class Store:
 
 class FlightImporter:
     retry = {"handle_batch": Retry(max_attempts=5, on=sqlite3.OperationalError)}
-    set_aside = DeadLetter(FileLetters("dead_letters.jsonl"), max_run=1000)
+    set_aside = DeadLetter(FileLetters("dead_letters.jsonl"), max_run=2000)
 
     def handle_message(self, processor, message, context):
         if message.data["dep_time"] == "NA":
