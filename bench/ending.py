@@ -6,14 +6,17 @@ from __future__ import annotations
 
 import signal
 from contextlib import contextmanager
-from typing import Any, Iterator, Optional
+from typing import Any, Iterator, List, Optional
 
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGALRM") if hasattr(signal, name)]
+
+# What came while a signal had to wait; None: it need not. One list for each `postponed` block, and there is only one.
+_waiting: Optional[List[EndedError]] = None
 
 
 class EndedError(BaseException):
     """
-    The run is to end now; the text says why. As KeyboardInterrupt no error that a job may have.
+    The run is to end now; the text says why. Like KeyboardInterrupt, it is no error that a job may have.
     """
 
 
@@ -38,7 +41,10 @@ def ended_by_signals(time_limit: Optional[float] = None) -> Iterator[None]:
     def end(number: int, frame: Any) -> None:
         restore()
         name = signal.Signals(number).name
-        raise EndedError(f"time limit of {time_limit:g} s" if name == "SIGALRM" and time_limit is not None else name)
+        error = EndedError(f"time limit of {time_limit:g} s" if name == "SIGALRM" and time_limit is not None else name)
+        if _waiting is None:
+            raise error
+        _waiting.append(error)
 
     for number in SIGNALS:
         signal.signal(number, end)
@@ -48,3 +54,18 @@ def ended_by_signals(time_limit: Optional[float] = None) -> Iterator[None]:
         yield
     finally:
         restore()
+
+
+@contextmanager
+def postponed() -> Iterator[None]:
+    """
+    Let a signal wait until this block is left: for what must not be done by halves.
+    """
+    global _waiting
+    came = _waiting = []
+    try:
+        yield
+    finally:
+        _waiting = None
+        for error in came:
+            raise error

@@ -15,6 +15,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 import attrs
 
 from . import brokers, connectors
+from .ending import postponed
 from .scenarios import Case
 from .settings import Settings
 from .source import LostMessagesError
@@ -185,21 +186,42 @@ def run_job(job: str, settings: Settings, python: str = sys.executable) -> Dict[
 def _run_child(job: str, settings: Settings, python: str, environment: Mapping[str, str]) -> Dict[str, Any]:
     time_limit = GRACE + settings.messages / SLOWEST_RATE
     command = [python, "-m", "bench.child", job, json.dumps(attrs.asdict(settings)), str(time_limit)]
-    try:
-        # The child ends itself when its time is up, with the stacks of its threads; this limit is for one that cannot.
-        done = subprocess.run(
-            command, cwd=ROOT, env={**_environment(), **environment}, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, universal_newlines=True, timeout=time_limit + 10,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired as error:
-        raise JobFailedError(f"{job}: killed after {error.timeout:.0f} s") from error
-    if done.returncode:
-        raise JobFailedError(f"{job}: exit code {done.returncode}\n{done.stderr.strip()[-4000:]}")
-    answer = json.loads(done.stdout.splitlines()[-1])
+    environment = {**_environment(), **environment}
+    # The child ends itself when its time is up, with the stacks of its threads; this limit is for one that cannot.
+    code, out, err = _communicate(command, environment, time_limit + 10)
+    if code is None:
+        raise JobFailedError(f"{job}: killed after {time_limit + 10:.0f} s")
+    if code:
+        raise JobFailedError(f"{job}: exit code {code}\n{err.strip()[-4000:]}")
+    answer = json.loads(out.splitlines()[-1])
     if "skipped" in answer:
         raise JobSkippedError(answer["skipped"])
     figures: Dict[str, Any] = answer["figures"]
     return figures
+
+
+def _communicate(command: List[str], environment: Mapping[str, str], limit: float) -> Tuple[Optional[int], str, str]:
+    """
+    Return exit code, output and errors of *command*; no code if it had to be killed after *limit* seconds.
+
+    As ``subprocess.run``, but that loses sight of a process if a signal comes while it starts it.
+    """
+    process = None
+    try:
+        with postponed():
+            process = subprocess.Popen(
+                command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                universal_newlines=True,
+            )  # fmt: skip
+        out, err = process.communicate(timeout=limit)
+        return process.returncode, out, err
+    except subprocess.TimeoutExpired:
+        return None, "", ""
+    finally:
+        if process is not None:
+            process.kill()
+            with process:  # waits for its end and closes the pipes
+                pass
 
 
 def _environment() -> Mapping[str, str]:

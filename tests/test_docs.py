@@ -22,9 +22,9 @@ from broadway_sync import options
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "docs" / "examples"
 SCRIPTS = [ROOT / "examples" / "quickstart.py", *sorted(EXAMPLES.glob("*.py"))]
-# Examples that are run in another way: below, or with a broker, by the tests of its connector.
+# Examples that are run in another way: below, in tests/telemetry, or with a broker, by the tests of its connector.
 BROKER_EXAMPLES = {path.name for path in EXAMPLES.glob("*_pipeline.py")}
-OTHERWISE = {"script.py", "test_orders.py"} | BROKER_EXAMPLES
+OTHERWISE = {"script.py", "test_orders.py", "tracing_sentry.py"} | BROKER_EXAMPLES
 
 
 def run(*arguments: Any) -> subprocess.CompletedProcess[str]:

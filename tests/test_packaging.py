@@ -104,12 +104,13 @@ def test_core_depends_on_attrs_alone(setup_cfg: configparser.ConfigParser) -> No
 
 def test_every_connector_has_an_extra_and_all_has_them_all(setup_cfg: configparser.ConfigParser) -> None:
     """
-    Each connector's client comes with an extra of its own, and all of them with ``all``.
+    Each client of a connector or reporter comes with an extra of its own, and all of them with ``all``.
     """
     extras = setup_cfg["options.extras_require"]
     assert set(extras) >= CONNECTOR_EXTRAS
     (everything,) = extras["all"].split()
-    assert set(re.findall(r"\w+", everything)) == CONNECTOR_EXTRAS | {"broadway_sync"}
+    others = {"broadway_sync", "prometheus", "opentelemetry", "retry"}
+    assert set(re.findall(r"\w+", everything)) == CONNECTOR_EXTRAS | others
 
 
 def test_version_stands_in_one_place(setup_cfg: configparser.ConfigParser) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from contextlib import ExitStack
 from functools import partial
 from time import monotonic, sleep
 from typing import Any, Callable, List, Optional, Protocol, Sequence, Tuple, Union
@@ -70,6 +71,7 @@ class DeadLetter:
         self,
         writer: Union[Writer, Callable[[Sequence[Letter]], Any]],
         *,
+        fallback: Union[Writer, Callable[[Sequence[Letter]], Any], None] = None,
         data: Optional[Callable[[Message], Any]] = None,
         patience: float = 30.0,
         max_ratio: Optional[float] = None,
@@ -79,6 +81,7 @@ class DeadLetter:
         """
         Args:
             writer: A writer, or a function ``write(letters)`` that returns once they are stored, and else raises.
+            fallback: Another one, for letters that *writer* refuses, or does not accept for *patience* seconds.
             data: Returns what is to be written of a message, in place of ``message.data``: which is what it was before
                 the callback that raised, and so for ``handle_batch`` what ``handle_message`` has made of it.
             patience: Seconds for which a letter that is not accepted is tried again.
@@ -91,14 +94,12 @@ class DeadLetter:
         Raises:
             ConfigurationError: An argument is wrong.
         """
-        write: Any = getattr(writer, "write", writer)
-        if not takes(1)(write):
-            raise mistake("writer", f"expected an object with write(letters), or such a function, got: {writer!r}")
+        self._writers = [_to_writer("writer", writer)]
+        if fallback is not None:
+            self._writers.append(_to_writer("fallback", fallback))
         if data is not None and not takes(1)(data):
             raise mistake("data", f"expected a function of a message, got: {data!r}")
         _check_numbers(patience, max_ratio, window, max_run)
-        self._writer = writer
-        self._write = write
         self._data = data
         self._patience = patience
         self._limits = Limits(max_ratio, window, max_run)
@@ -107,7 +108,7 @@ class DeadLetter:
         self._mutex = Mutex()
 
     def __repr__(self) -> str:
-        return f"DeadLetter({safe_repr(self._writer)})"
+        return f"DeadLetter({', '.join(map(safe_repr, self._writers))})"
 
     def __call__(self, messages: List[Message], context: Any = None) -> List[Message]:
         """
@@ -130,15 +131,18 @@ class DeadLetter:
             self._leave(left, run, error, stage)
         elif self._limits.is_set and run.owner is not None:
             self._count(len(messages), run, stage)
+        if run.wait_abandoned(0):  # the end of the run was not waited for: nobody else closes what was opened here
+            self.close()
         return messages
 
     def close(self) -> None:
         """
-        Close what the writer has open; the next letter opens it again. Pipelines do so when they end.
+        Close what writers have open; the next letter opens it again. Pipelines do so when they end.
         """
-        close = getattr(self._writer, "close", None)
-        if close is not None:
-            close()
+        with ExitStack() as stack:  # all of them, whatever the others raise
+            for writer in self._writers:
+                if hasattr(writer, "close"):
+                    stack.callback(writer.close)
 
     def _run_of(self, owner: Any) -> _Run:
         if owner is None:
@@ -168,7 +172,7 @@ class DeadLetter:
         metadata = {"topology_name": pipeline, "name": stage}
         if span:
             span.start({**metadata, "messages": list(messages)})
-        left, error = self._write_patiently(letters, run)
+        left, error = self._write(letters, run, stage)
         unwritten = [letter.message for letter in left]
         if span and error is not None:
             span.exception({**metadata, "messages": unwritten}, error)
@@ -185,15 +189,27 @@ class DeadLetter:
             log_error("the function `data` of DeadLetter raised, message.data is written", error, pipeline, stage)
             return message.data
 
-    def _write_patiently(self, letters: List[Letter], run: _Run) -> Tuple[List[Letter], Optional[BaseException]]:
+    def _write(self, letters: List[Letter], run: _Run, stage: str) -> Tuple[List[Letter], Optional[BaseException]]:
         """
-        Return the letters that were not accepted, and why.
+        Return the letters that no writer accepted, and why.
         """
+        left, error = self._write_patiently(self._writers[0], letters, run)
+        for fallback in self._writers[1:]:
+            if not left or run.wait_abandoned(0):
+                break
+            text = f"{len(left)} dead letters were not accepted by {self._describe(0, error)}; they go to the fallback"
+            log_warning(text, letters[0].pipeline, stage)
+            left, error = self._write_patiently(fallback, left, run)
+        return left, error
+
+    def _write_patiently(
+        self, writer: Any, letters: List[Letter], run: _Run
+    ) -> Tuple[List[Letter], Optional[BaseException]]:
         backoff = Backoff("rand_exp", _RETRY_MIN, _RETRY_MAX)
         deadline = monotonic() + self._patience
         while True:
             try:
-                self._write(letters)
+                writer.write(letters)
                 return [], None
             except BaseException as error:  # user code, or whatever a client library raises
                 letters = _left_of(letters, error)
@@ -201,6 +217,9 @@ class DeadLetter:
                 is_over = isinstance(error, LetterRefusedError) or run.is_failing or monotonic() + pause > deadline
                 if is_over or run.wait_abandoned(pause):
                     return letters, error
+
+    def _describe(self, number: int, error: Optional[BaseException]) -> str:
+        return f"{safe_repr(self._writers[number])}: {describe(error) if error is not None else None}"
 
     # What becomes of it.
 
@@ -214,7 +233,7 @@ class DeadLetter:
                 run.left.append(message)
         if run.wait_abandoned(0):
             return  # they were taken away meanwhile
-        why = f"{safe_repr(self._writer)}: {describe(error) if error is not None else None}"
+        why = self._describe(-1, error)
         text = (
             f"dead letters of {len(messages)} messages were not accepted, the messages are left to their source; {why}"
         )
@@ -235,6 +254,28 @@ class DeadLetter:
             run.is_failing = True
             log_error(f"the pipeline gives up: {problem}", error, run.owner.name, stage)
         run.owner.fail(problem)
+
+
+class _Function:
+    """
+    A function as a writer.
+    """
+
+    def __init__(self, function: Callable[[Sequence[Letter]], Any]) -> None:
+        self.write = function
+
+    def __repr__(self) -> str:
+        return repr(self.write)
+
+
+def _to_writer(name: str, value: Any) -> Any:
+    """
+    Return *value*, a function in the form of a writer.
+    """
+    writer = value if hasattr(value, "write") else _Function(value)
+    if not takes(1)(writer.write):
+        raise mistake(name, f"expected an object with write(letters), or such a function, got: {value!r}")
+    return writer
 
 
 class _Run:

@@ -11,6 +11,9 @@ from typing import Any, Callable, Optional
 from ..errors import ConfigurationError
 from ..registry import fork_aware
 
+CLOSE_PATIENCE = 2.0
+"""Seconds that closing may take at each step: a stop waits for it."""
+
 
 def load(module: str, extra: str, writer: str) -> Any:
     """
@@ -74,12 +77,18 @@ class Held:
     def close(self, only: Optional[Any] = None) -> None:
         """
         Close the client, if there is one, and if it is still *only*. What that raises is nobody's business any more.
+
+        Does not wait for somebody who is making one: that is a thread that was given up, and sees to it itself.
         """
-        with self._lock:
+        if not self._lock.acquire(timeout=CLOSE_PATIENCE):
+            return
+        try:
             client = self._client
             if client is None or (only is not None and client is not only):
                 return
             self._client = None
+        finally:
+            self._lock.release()
         try:
             self._close(client)
         except Exception:  # a client library: it was closed because it failed, or is not needed any more

@@ -10,12 +10,11 @@ from typing import Any, List, Sequence, Tuple
 from ..connectors.common.reporter import describe
 from ..rules import mistake
 from .errors import LetterRefusedError, PartlyWrittenError
-from .held import Held, load
+from .held import CLOSE_PATIENCE, Held, load
 from .letter import Letter
 
-# Seconds: how long one letter may take, and the end of the client.
+# Seconds: how long one letter may take.
 _PATIENCE = 20.0
-_CLOSE_PATIENCE = 5.0
 # What makes "accepted" true, and bodies what they are.
 _RESERVED = ("acks", "key_serializer", "value_serializer")
 # The client's own times are made for programs that have nothing else to do than to wait.
@@ -60,7 +59,7 @@ class KafkaLetters:
                 raise mistake(name, "not an option of kafka.KafkaProducer that can be set here")
         self._topic = topic
         self._config = {**{name: value for name, value in DEFAULTS.items() if name in known}, **config}
-        self._held = Held(self._open, lambda producer: producer.close(timeout=_CLOSE_PATIENCE))
+        self._held = Held(self._open, lambda producer: producer.close(timeout=CLOSE_PATIENCE))
 
     def __repr__(self) -> str:
         return f"KafkaLetters({self._topic!r})"

@@ -14,7 +14,7 @@ from ..connectors.rabbitmq.parameters import to_parameters
 from ..errors import ConnectorError
 from ..rules import mistake
 from .errors import LetterRefusedError, PartlyWrittenError
-from .held import Held, Mutex, load
+from .held import CLOSE_PATIENCE, Held, Mutex, load
 from .letter import Letter
 
 # Nobody answers the broker's heartbeats between two letters. After so many seconds the connection is made anew rather
@@ -23,7 +23,6 @@ _LONGEST_REST = 15.0
 # For the confirmations of a lot, and for the end of a connection: a broker that is short of memory or disk stops
 # whoever publishes, and one that hangs says nothing at all.
 _PATIENCE = 20.0
-_CLOSE_PATIENCE = 5.0
 
 
 class RabbitMQLetters:
@@ -82,8 +81,11 @@ class RabbitMQLetters:
         """
         Close the connection; the next letter opens another one.
         """
-        with self._mutex.lock:
-            self._held.close()
+        if self._mutex.lock.acquire(timeout=CLOSE_PATIENCE):  # else see Held.close
+            try:
+                self._held.close()
+            finally:
+                self._mutex.lock.release()
 
     def _open(self) -> Any:
         parameters = [to_parameters(self._pika, address, "dead letters") for address in self._addresses]
@@ -154,5 +156,5 @@ def _limited(connection: Any, seconds: float) -> Iterator[None]:
 def _close(channel: Any) -> None:
     connection = channel.connection
     if connection.is_open:
-        with _limited(connection, _CLOSE_PATIENCE):
+        with _limited(connection, CLOSE_PATIENCE):
             connection.close()

@@ -38,19 +38,21 @@ class Dumper:
         self._thread = threading.Thread(target=self._serve, name=THREAD, daemon=True)
 
     def __enter__(self) -> Dumper:
+        if SIGNAL is None:  # nor are there sockets of this kind
+            return self
         self._endpoint = open_endpoint()
         # Whoever wants something of the thread writes a byte: signal handlers may.
         self._woken, self._wake = os.pipe()
         os.set_blocking(self._wake, False)
         self._thread.start()
-        if SIGNAL is not None:
-            self._previous = signal.signal(SIGNAL, self._handle)
+        self._previous = signal.signal(SIGNAL, self._handle)
         return self
 
     def __exit__(self, *exc_info: Any) -> None:
-        if SIGNAL is not None:
-            # Until here the default action would have ended the process; a late request should not.
-            signal.signal(SIGNAL, signal.SIG_IGN if self._previous in (None, signal.SIG_DFL) else self._previous)
+        if SIGNAL is None:
+            return
+        # The default action would end the process: a request that comes late should not.
+        signal.signal(SIGNAL, signal.SIG_IGN if self._previous in (None, signal.SIG_DFL) else self._previous)
         os.write(self._wake, b"q")
         self._thread.join(5)
         if self._endpoint is not None:

@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import os
 import select
+import shutil
 import signal
 import threading
 from contextlib import suppress
-from time import sleep
+from time import monotonic, sleep
 from typing import Optional, Sequence
 
 import attrs
@@ -136,8 +137,22 @@ class HealthJob:
         line.say_ready()
         while not select.select([line.orders], [], [], HEALTH_INTERVAL)[0]:
             self._write()
+        if not line.next_order():
+            self._outlive_workers()
         if options.health_file is not None:
             remove_file(options.health_file)
+
+    def _outlive_workers(self) -> None:
+        """
+        The parent is gone, and the workers drain: answer for them until the last one has removed its file.
+        """
+        deadline = monotonic() + self.options.shutdown + KILL_AFTER
+        while monotonic() < deadline and self._has_files():
+            sleep(HEALTH_INTERVAL)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _has_files(self) -> bool:
+        return any(os.path.exists(self.file(index)) for index in range(self.options.processes))
 
     def _write(self) -> None:
         if self.options.health_file is None:

@@ -121,6 +121,12 @@ class RunOptions:
         None, optional(_address), "send metrics to this statsd server", metavar="HOST:PORT", converter=parse_address
     )
     statsd_prefix: str = _flag("broadway", non_empty_str, "first part of the metrics' names", metavar="TEXT")
+    statsd_tags: Optional[str] = _flag(
+        None,
+        optional(non_empty_str),
+        "write labels as tags, in the style of datadog, influx or graphite; else they are parts of the names",
+        metavar="STYLE",
+    )
     health_port: Optional[int] = _flag(
         None,
         optional(_port),

@@ -8,7 +8,7 @@ import contextlib
 import logging
 import traceback
 from time import monotonic, sleep
-from typing import Any, Callable, ContextManager, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, ContextManager, Iterator, List, Optional, Sequence
 
 from ..errors import BroadwayError, ConfigurationError, PipelineFailedError
 from ..pipeline import Pipeline
@@ -86,6 +86,8 @@ class Service:
     def _run(self, stack: contextlib.ExitStack) -> ExitCode:
         dumper = stack.enter_context(Dumper())
         pipelines = load_all(self._targets)
+        if self.is_signalled:  # the code caught what the handler raised
+            raise StopNow
         if self._sources is not None:
             self._sources.changed()  # from now on
         stack.callback(LogHandler(self._options.level, self._default_level).remove)
@@ -112,14 +114,18 @@ class Service:
             host=options.health_host,
             file=options.health_file,
         )
-        return [monitor] if options.statsd is None else [statsd(options.statsd, options.statsd_prefix), monitor]
+        return [monitor] if options.statsd is None else [statsd(options), monitor]
 
     def _check_memory(self) -> None:
         """
         Refuse a limit at which the process would come and go without end.
         """
         resident, limit = resident_memory(), self._options.max_memory
-        if limit is not None and resident is not None and resident >= limit:
+        if limit is None:
+            return
+        if resident is None:
+            raise ConfigurationError("max_memory: this system does not say how much memory is resident, expected None")
+        if resident >= limit:
             have = show_size(resident)
             raise ConfigurationError(f"max_memory: expected more than the {have} of a start, got: {show_size(limit)}")
 
@@ -221,16 +227,18 @@ def describe(endings: Sequence[Ending]) -> str:
 
 
 @contextlib.contextmanager
-def statsd(address: Tuple[str, int], prefix: str) -> Iterator[None]:
+def statsd(options: RunOptions) -> Iterator[None]:
     """
     Send metrics to a statsd server.
 
     Raises:
-        ConfigurationError: Its client is not installed.
+        ConfigurationError: Its client is not installed, or there is no such style of tags.
     """
     from ..telemetry.statsd import StatsdReporter
 
-    reporter = StatsdReporter(host=address[0], port=address[1], prefix=prefix)
+    assert options.statsd is not None
+    host, port = options.statsd
+    reporter = StatsdReporter(host, port, options.statsd_prefix, tags=options.statsd_tags)
     reporter.attach()
     try:
         yield

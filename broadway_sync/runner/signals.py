@@ -4,6 +4,7 @@ Signals that drain: for the runner, and as :func:`run_until_signal` for scripts.
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from time import monotonic
@@ -57,6 +58,7 @@ class StopSignals:
         self._signals = tuple(signals)
         self._is_patient = is_patient
         self._previous: Dict[int, Any] = {}
+        self._pid = os.getpid()
         self.group: Optional[Group] = None
         self.received: List[signal.Signals] = []
         """What has arrived, in order, without echoes."""
@@ -82,12 +84,15 @@ class StopSignals:
     def _restore(self) -> None:
         while self._previous:
             number, handler = self._previous.popitem()
-            if self._is_patient:  # it ends now: its parent may still tell it to, which must not kill it
-                handler = signal.SIG_IGN
+            if self._is_patient and os.getpid() == self._pid:
+                handler = signal.SIG_IGN  # it ends now: its parent may still tell it to, which must not kill it
             # None: it was not set from Python, which cannot set it again.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def _handle(self, number: int, frame: Optional[FrameType]) -> None:
+        if os.getpid() != self._pid:
+            self._handle_in_fork(number)
+            return
         now = monotonic()
         if self.received and now - self._last < ECHO:
             return
@@ -101,6 +106,13 @@ class StopSignals:
             self.group.request_stop(0)
             if self.group.is_starting:
                 raise StopNow
+
+    def _handle_in_fork(self, number: int) -> None:
+        """
+        In a process that user code forked: it has these handlers and no pipelines. Do what was done before.
+        """
+        self._restore()
+        os.kill(os.getpid(), number)
 
 
 def run_until_signal(

@@ -101,7 +101,13 @@ class Workers:
                 stack.callback(endpoint.close)
             self._warn_of_threads()
             birth = self._supervise(wakeup, endpoint)
-        return worst(slot.code for slot in self._slots), birth
+        return self._code(), birth
+
+    def _code(self) -> ExitCode:
+        codes = [slot.code for slot in self._workers]
+        if self._health is not None and self._health.code != ExitCode.LEFT_BEHIND:  # it has no messages
+            codes.append(self._health.code)
+        return worst(codes)
 
     def _supervise(self, wakeup: Wakeup, endpoint: Any) -> Optional[Birth]:
         while True:
@@ -252,14 +258,14 @@ class Workers:
 
     def _clean_up(self) -> None:
         """
-        In the parent, whatever happened: leave nothing behind.
+        In the parent, whatever happened: leave nothing behind. Children that there still are drain when they are
+        alone.
         """
         if os.getpid() != self._pid:
             return
         for slot in self._slots:
             if slot.child is not None:
-                slot.child.signal(signal.SIGKILL)
-                os.waitpid(slot.child.pid, 0)
+                slot.child.close()
         if self._health is not None:
             shutil.rmtree(self._health_job.folder, ignore_errors=True)
 

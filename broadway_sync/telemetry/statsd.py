@@ -32,8 +32,8 @@ class StatsdReporter(PushReporter):
     Reports the metrics of all pipelines of this process to statsd, by UDP.
 
     Names are dotted, ``broadway.<pipeline>.<stage>.<metric>.<other labels>``, or short with tags. Times are timers in
-    milliseconds, sizes and ratios are timers too: the server makes percentiles of them. What has another unit than its
-    name says ends in ``_seconds``. Names are made of ASCII letters, digits, ``_`` and ``-``.
+    milliseconds, sizes and ratios are timers too: the server makes percentiles of them. Names of counters and gauges in
+    seconds end in ``_seconds``. All names are made of ASCII letters, digits, ``_`` and ``-``.
 
     A server that is down, or a name that cannot be resolved, costs the pipelines nothing and loses what is reported
     meanwhile. Thread-safe.
@@ -49,8 +49,8 @@ class StatsdReporter(PushReporter):
         interval: Seconds between two reports of gauges.
         flush_interval: Seconds between two reports of counters and times.
         max_packet: Bytes of one UDP packet. 1432 fits into a packet of most networks; 512 into any.
-        per_message: Whether to listen to each message too, which takes several times as long, for
-            ``message_duration``.
+        per_message: Whether to listen to the events of each message too, for ``message_duration``; they cost more than
+            all the others.
         per_thread: Whether each thread is a stage of its own: ``processor_default_0``.
 
     Raises:

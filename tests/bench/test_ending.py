@@ -100,7 +100,7 @@ def test_signal_loses_nothing_that_was_measured(number: signal.Signals, command:
     The case that is over is in table and file; the job of the other one does not outlive the command.
     """
     command.start(*ENDLESS)
-    command.wait_for("idle (1 of 1)")
+    command.wait_for("idle concurrency=1 (1 of 1)")
     before = command.written()
     out = command.end(number)
     assert "| proc_tuned " in out and "| idle " not in out

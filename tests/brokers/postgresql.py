@@ -12,11 +12,12 @@ import signal
 import socket
 import struct
 import subprocess
-from contextlib import contextmanager
+import time
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Iterator
 
-from tests.brokers.broker import READY_BOUND, Broker, BrokerError, unique
+from tests.brokers.broker import POLL_INTERVAL, READY_BOUND, Broker, BrokerError, unique
 from tests.brokers.ports import HOST
 from tests.brokers.process import END_BOUND, SCALE
 
@@ -144,6 +145,22 @@ class PostgreSQL(Broker):
                 pass  # killed below
         self._clear_process()
 
+    def _clear_process(self) -> None:
+        """
+        Kill the server's own processes too: each is in a group of its own, and the next server would find the shared
+        memory in use until the last one has noticed that the first is gone.
+        """
+        children = _children(self.pid) if self.is_running else []
+        super()._clear_process()
+        for pid in children:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + END_BOUND
+        while any(_is_running(pid) for pid in children):
+            if time.monotonic() > deadline:
+                raise BrokerError(f"processes of the server would not end: {children}")
+            time.sleep(POLL_INTERVAL)
+
     # ---- what tests ask of it
 
     @property
@@ -205,6 +222,26 @@ class PostgreSQL(Broker):
         Let the server end every connection to a database.
         """
         self.query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", database)
+
+
+def _stat(pid: object) -> tuple[str, int]:
+    """
+    Return state and parent of a process; ``"X"`` for one that is gone.
+    """
+    try:
+        state, parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
+    except OSError:
+        return "X", 0
+    return state, int(parent)
+
+
+def _children(parent: int) -> list[int]:
+    found = [int(path.name) for path in Path("/proc").glob("[0-9]*")]
+    return [pid for pid in found if _stat(pid)[1] == parent]
+
+
+def _is_running(pid: int) -> bool:
+    return _stat(pid)[0] not in "XZ"
 
 
 def _other_user() -> Any:

@@ -310,7 +310,7 @@ def test_a_broker_that_hangs_does_not_hang_the_stage(make_proxy: Any, rabbitmq: 
     Neither while it is to confirm, nor while it is to say good-bye.
     """
     monkeypatch.setattr("broadway_sync.dead_letter.rabbitmq._PATIENCE", 0.3)
-    monkeypatch.setattr("broadway_sync.dead_letter.rabbitmq._CLOSE_PATIENCE", 0.3)
+    monkeypatch.setattr("broadway_sync.dead_letter.rabbitmq.CLOSE_PATIENCE", 0.3)
     dead, proxy = rabbitmq.queue(), make_proxy(rabbitmq.port)
     writer = RabbitMQLetters(dead, connection=rabbitmq.url_of(proxy.port))
     writer.write([letter("a")])

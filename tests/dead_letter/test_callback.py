@@ -37,6 +37,7 @@ from tests.helpers import (
     EndlessProducer,
     Feed,
     FeedProducer,
+    Gate,
     RecordingAcknowledger,
     eventually,
     make_handler,
@@ -341,6 +342,42 @@ def test_waiting_for_the_writer_ends_when_the_stop_runs_out_of_time(make_pipelin
     acks.assert_nothing("nobody acknowledges it")
 
 
+def test_what_one_writer_does_not_accept_goes_to_another(make_pipeline: Any, acks: Any, caplog: Any) -> None:
+    """
+    Some are refused, some not accepted in time; the pipeline goes on.
+    """
+    kept: list[Letter] = []
+
+    def write(letters: Sequence[Letter]) -> None:
+        large = [letter for letter in letters if letter.text == "large"]
+        kept.extend(letter for letter in letters if letter not in large)
+        if large:
+            raise LetterRefusedError("too large", large)
+
+    fallback = MemoryLetters()
+    handler = failing_handler(DeadLetter(write, fallback=fallback))
+    with make_pipeline(handler, producer=iterable(acks, ["a", "large", "b"])) as pipeline:
+        assert pipeline.join(BOUND)
+    assert [letter.text for letter in kept] == ["a", "b"]
+    assert fallback.data == ["large"]
+    assert sorted(acks.all_data()) == ["a", "b", "large"]
+    assert "1 dead letters were not accepted by <function" in caplog.text
+    assert fallback.closes == 1
+
+
+def test_without_luck_in_both_the_pipeline_gives_up(make_pipeline: Any, acks: Any) -> None:
+    """
+    The cause is what the last one said; both are closed.
+    """
+    writer, fallback = MemoryLetters(OSError("down")), MemoryLetters(OSError("full"))
+    handler = failing_handler(DeadLetter(writer, fallback=fallback, patience=0))
+    pipeline = make_pipeline(handler, producer=iterable(acks, ["a"])).start()
+    with pytest.raises(PipelineFailedError, match="full"):
+        pipeline.join(BOUND)
+    assert (writer.closes, fallback.closes) == (1, 1)
+    acks.assert_nothing("it is left to its source")
+
+
 # When there are too many
 
 
@@ -413,6 +450,35 @@ def test_the_writer_is_closed_before_stop_returns(make_pipeline: Any) -> None:
             pipeline.test_batch([1, 2, 3]).collect(3, BOUND)
             assert writer.closes == run - 1
         assert writer.closes == run
+
+
+def test_what_a_thread_that_was_given_up_has_opened_is_closed(make_pipeline: Any, gate: Gate) -> None:
+    """
+    By itself, when its call comes back: the pipeline has not waited for it.
+    """
+    writer = MemoryLetters()
+    write = writer.write
+    writer.write = lambda letters: (gate.wait(), write(letters))  # type: ignore[assignment]
+    pipeline = make_pipeline(failing_handler(DeadLetter(writer))).start()
+    pipeline.test_message("x")
+    gate.arrived()
+    with pytest.raises(DrainTimeoutError):
+        pipeline.stop(timeout=0.1)
+    assert writer.closes == 1
+    gate.open()
+    eventually(lambda: writer.closes == 2, "it is closed again")
+    assert writer.data == ["x"]
+
+
+def test_all_writers_are_closed_whatever_one_of_them_raises() -> None:
+    """
+    In a pipeline that is logged.
+    """
+    writer, fallback = MemoryLetters(), MemoryLetters()
+    fallback.close = lambda: 1 / 0  # type: ignore[assignment]
+    with pytest.raises(ZeroDivisionError):
+        DeadLetter(writer, fallback=fallback).close()
+    assert writer.closes == 1
 
 
 def test_one_serves_several_pipelines(make_pipeline: Any) -> None:
@@ -497,6 +563,7 @@ def test_outside_of_a_pipeline_it_raises() -> None:
     [
         ({"writer": 3}, "writer: expected an object with write(letters), or such a function, got: 3"),
         ({"writer": lambda: None}, "writer: expected an object with write(letters), or such a function"),
+        ({"fallback": 3}, "fallback: expected an object with write(letters), or such a function, got: 3"),
         ({"data": 3}, "data: expected a function of a message, got: 3"),
         ({"patience": -1}, "patience: expected a number of seconds >= 0, got: -1"),
         ({"max_ratio": 1}, "max_ratio: expected a number above 0 and below 1, or None, got: 1"),

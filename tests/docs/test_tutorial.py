@@ -4,11 +4,13 @@ The tutorial, followed to the letter: its commands, its files, its output.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import signal
 import socket
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -78,11 +80,15 @@ class Shell:
             {"PATH": path, "PYTHONDONTWRITEBYTECODE": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
         )
 
-    def copy(self, name: str, to: str = "flights.py") -> None:
+    def copy(self, name: str, to: str = "flights.py", *, is_quick: bool = False) -> None:
         """
-        Do what the reader does with an editor.
+        Do what the reader does with an editor; without the rate limit where it only makes the test longer.
         """
-        shutil.copy(str(EXAMPLES / name), str(self.folder / to))
+        text = (EXAMPLES / name).read_text(encoding="utf-8")
+        if is_quick:
+            text, count = re.subn(r".*rate_limiting.*\n", "", text)
+            assert count == 1
+        (self.folder / to).write_text(text, encoding="utf-8")
 
     def start(self, command: str) -> subprocess.Popen[str]:
         """
@@ -118,6 +124,14 @@ class Shell:
         found = re.search(r"'flights': (\d+)", self.run(SAID[4][3].command))
         assert found is not None
         return int(found[1])
+
+    def sql(self, statement: str) -> None:
+        """
+        Execute a statement in the database, whose tables are made if they are not there.
+        """
+        self.run(SAID[4][3].command)
+        with contextlib.closing(sqlite3.connect(str(self.folder / "flights.sqlite3"))) as connection, connection:
+            connection.execute(statement)
 
     def close(self) -> None:
         """
@@ -227,8 +241,9 @@ def test_running_as_a_service(shell: Shell) -> None:
     """
     Step 5: ``check`` draws, ``run`` answers and can be looked into, a signal drains, and the next run goes on.
     """
-    check, remove, run, ready, dump, kill, run_again, look = SAID[5][:8]
-    shell.copy("step_4.py")
+    check, remove, run, activate, ready, dump, kill, run_again, look = SAID[5][:9]
+    assert activate == SAID[0][1]
+    shell.copy("step_5.py")
     assert shell.run(check.command) == expected("step_5.out")
     shell.run(f"touch flights.sqlite3; {remove.command}")
     port = str(free_port())
@@ -245,16 +260,22 @@ def test_running_as_a_service(shell: Shell) -> None:
     assert process.returncode == 0, errors
     assert f"[{process.pid}]" in errors, "the number of the process is in each line of the log"
     assert 0 < shell.rows() < 26468
+    shell.copy("step_5.py", is_quick=True)
     shell.run(run_again.command)
     assert shell.run(look.command) == look.output == ALL
 
 
 def test_watching(shell: Shell) -> None:
     """
-    Step 5: the program says once a second how far it is.
+    Step 5: the program says every ten seconds how far it is; here everything is ten times as fast.
     """
-    remove, watch = SAID[5][8:]
+    remove, watch = SAID[5][9:]
     shell.copy("step_5.py")
+    program = (shell.folder / "flights.py").read_text(encoding="utf-8")
+    for slow, fast in (('"interval": 0.1', '"interval": 0.01'), ("timeout=10.0", "timeout=1.0")):
+        assert program.count(slow) == 1
+        program = program.replace(slow, fast)
+    (shell.folder / "flights.py").write_text(program, encoding="utf-8")
     shell.run(f"touch flights.sqlite3; {remove.command}")
     *lines, last = shell.run(watch.command).splitlines(keepends=True)
     *shown, shown_last = watch.output.splitlines(keepends=True)
@@ -277,9 +298,7 @@ def test_trying_again_and_setting_aside(shell: Shell) -> None:
     Step 7: a broken row that comes later is set aside with its reason; the tests of this step pass.
     """
     append, again, look, test = SAID[7]
-    step = (EXAMPLES / "step_4.py").read_text(encoding="utf-8")
-    at_once = re.sub(r".*rate_limiting.*\n", "", step)
-    (shell.folder / "flights.py").write_text(at_once, encoding="utf-8")
+    shell.copy("step_6.py", is_quick=True)
     assert shell.run(again.command) == ALL
     shell.copy("step_7.py")
     shell.run(append.command)
@@ -289,6 +308,22 @@ def test_trying_again_and_setting_aside(shell: Shell) -> None:
     assert shell.run(look.command) == look.output
     shell.copy("test_flights_7.py", "test_flights.py")
     assert "7 passed" in shell.run(f"{test.command} -p no:cacheprovider")
+
+
+def test_giving_up(shell: Shell) -> None:
+    """
+    Step 7: a database that takes no flights ends the service with exit code 3, and the next run has them all.
+    """
+    run_again, look = SAID[5][7:9]
+    assert "exit code 3" in PAGE.read_text(encoding="utf-8")
+    shell.copy("step_7.py", is_quick=True)
+    refuse = "CREATE TRIGGER refuse BEFORE INSERT ON flights BEGIN SELECT RAISE(ABORT, 'no more'); END"
+    shell.sql(refuse)
+    shell.run(run_again.command, code=3)
+    assert shell.rows() == 0
+    shell.sql("DROP TRIGGER refuse")
+    shell.run(run_again.command)
+    assert shell.run(look.command) == ALL
 
 
 def test_length_of_the_program() -> None:

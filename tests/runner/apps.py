@@ -5,6 +5,7 @@ Targets for the runners of the tests. What they do they write into the file that
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from pathlib import Path
@@ -233,6 +234,35 @@ def with_thread() -> Pipeline:
     """
     threading.Thread(target=threading.Event().wait, name="no daemon").start()
     return hanging()
+
+
+def forking() -> Pipeline:
+    """
+    Its handler terminates a process that it forked, and waits for its end.
+    """
+
+    def fork(number: int) -> None:
+        pid = os.fork()
+        if not pid:
+            say("forked")
+            threading.Event().wait()
+        while not any(line.split() == [str(pid), "forked"] for line in Path(os.environ["DIARY"]).open()):
+            time.sleep(0.005)
+        os.kill(pid, signal.SIGTERM)
+        say("ended by", os.WTERMSIG(os.waitpid(pid, 0)[1]))
+
+    return make(fork, "forking", 1)
+
+
+def deaf_to_make() -> Pipeline:
+    """
+    Swallows whatever is raised while it is made.
+    """
+    try:
+        slow_to_make()
+    except BaseException:
+        say("swallowed")
+    return endless()
 
 
 pipeline = short()

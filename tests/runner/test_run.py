@@ -123,7 +123,7 @@ def test_two_signals_at_once_are_one(runner: Start) -> None:
     started.wait_for("in", 0)
     started.signal(signal.SIGTERM)
     started.process.signal_group(signal.SIGINT)
-    started.wait_for_output("SIGTERM: draining")
+    started.wait_for_output(": draining")
     started.open_gate()
     assert started.end() == 0, started
     assert len(started.said("ok")) == len(started.said("in"))
@@ -184,6 +184,25 @@ def test_signal_while_a_target_is_made(runner: Start) -> None:
     started.wait_for("making")
     assert started.stop() == 0, started
     assert started.output == ""
+
+
+def test_signal_that_the_code_swallows(runner: Start) -> None:
+    """
+    While a target is made: nothing is started all the same.
+    """
+    started = runner("deaf_to_make")
+    started.wait_for("making")
+    assert started.stop() == 0, started
+    assert started.said("swallowed") and not started.said("ok")
+
+
+def test_process_that_a_handler_forks(runner: Start) -> None:
+    """
+    Can be terminated: it has our handlers of signals, but they know that it is not ours.
+    """
+    started = runner("forking")
+    assert started.end() == 0, started
+    assert started.said("ended", "by", int(signal.SIGTERM)), started
 
 
 def test_child_that_does_not_stop(runner: Start) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from typing import Any, Callable
 
 import pytest
@@ -19,7 +20,7 @@ from broadway_sync import (
     Producer,
 )
 from broadway_sync.runner import run_until_signal
-from tests.helpers import Call, RecordingAcknowledger, eventually, make_handler, run_python
+from tests.helpers import BOUND, Call, RecordingAcknowledger, eventually, make_handler, run_python
 from tests.runner.support import wait_for_echo
 
 Make = Callable[..., Any]
@@ -192,7 +193,7 @@ def test_two_signals_at_once_are_one(make_pipeline: Make, acks: RecordingAcknowl
     sender.result()
 
 
-def test_second_signal_while_a_start_hangs(make_pipeline: Make, acks: RecordingAcknowledger, gate: Any) -> None:
+def test_second_signal_while_a_start_hangs(make_pipeline: Make, acks: RecordingAcknowledger) -> None:
     """
     Interrupts it, and says that something may be left behind; whatever ran before is stopped.
     """
@@ -200,12 +201,15 @@ def test_second_signal_while_a_start_hangs(make_pipeline: Make, acks: RecordingA
     class Hanging(Producer):
         @classmethod
         def prepare_for_start(cls, handler: Any, options: Any) -> Any:
-            gate.wait()
+            is_starting.set()
+            # Not one long wait for a lock: a signal that comes just before it is seen only after it.
+            eventually(lambda: False, "a signal comes")
 
+    is_starting = threading.Event()
     other = make_pipeline(producer=endless(acks))
 
     def signal_twice() -> None:
-        gate.arrived()
+        is_starting.wait(BOUND)
         os.kill(os.getpid(), signal.SIGTERM)
         wait_for_echo()
         os.kill(os.getpid(), signal.SIGTERM)

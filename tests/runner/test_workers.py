@@ -246,3 +246,18 @@ def test_health_of_all_workers(runner: Start) -> None:
     assert sorted(each["pid"] for each in report()["pipelines"]) == sorted(workers(started.said("ok")))
     assert started.stop() == 0, started
     assert not file.exists()
+
+
+def test_health_outlives_a_parent_that_is_killed(runner: Start) -> None:
+    """
+    As long as workers drain, and leaves nothing behind.
+    """
+    started = runner("gated", "--processes", "2", "--health-file", "health.json")
+    found = wait_for_workers(started, 2, "in")
+    eventually((started.folder / "health.json").exists, "the health file is written", PATIENCE)
+    os.kill(started.process.pid, signal.SIGKILL)
+    started.wait_for_output("the parent is gone: draining", count=2)
+    started.open_gate()
+    eventually(lambda: not any(map(is_running, found)), f"the workers end: {started}", PATIENCE)
+    eventually(lambda: not list(started.folder.glob("broadway-sync-health-*")), "the folder is removed", PATIENCE)
+    eventually(lambda: not (started.folder / "health.json").exists(), "the health file is removed", PATIENCE)

@@ -134,7 +134,7 @@ def _check_pool(name: str, threads: int, connection: Any) -> Optional[CheckMessa
     return Warning(
         f"pipeline {name!r} has {threads} threads that may use a database, the pool of "
         f"DATABASES[{connection.alias!r}] has {size} connections: callbacks wait for one, and fail when that takes too "
-        "long.",
+        "long; a producer keeps the one that it has.",
         hint=f"Set {option!r} in OPTIONS['pool'] to {threads} or more for processes that run it, or lower its "
         "concurrency.",
         id="broadway_sync.W003",

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any, Callable, List, Tuple
 
 import click
@@ -15,6 +16,7 @@ from ...runner import Flag, RunOptions, leave, run, run_flags
 from ...runner.drawing import draw
 from ...runner.exit_codes import ExitCode
 from ...runner.targets import TargetError, load
+from .connections import forget_connections
 
 if TYPE_CHECKING:
     from .extension import Broadway
@@ -54,8 +56,11 @@ class _Target:
 
     def __init__(self, broadway: Broadway, name: str, app: Any) -> None:
         self._broadway, self._name, self._app = broadway, name, app
+        self._pid = os.getpid()
 
     def __call__(self) -> Pipeline:
+        if os.getpid() != self._pid:
+            forget_connections(self._app)
         return self._broadway.make(self._name, self._app)
 
     def __repr__(self) -> str:

@@ -4,7 +4,7 @@ The extension: which pipelines an application has.
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, List, Optional, TypeVar
+from typing import Any, Callable, Dict, List, Optional, TypeVar, cast
 
 from flask import Flask, current_app, has_app_context
 
@@ -54,9 +54,10 @@ class Broadway:
 
     def pipeline(self, name: str) -> Callable[[Function], Function]:
         """
-        Register the decorated function, which takes the application, or nothing, and returns a new :class:`Pipeline`.
+        Register the decorated function, which returns a new :class:`Pipeline`.
 
-        It is called once for each process and each call of :meth:`make`, in an application context.
+        It takes the application, or nothing; whatever other arguments it has must have defaults. It is called by each
+        :meth:`make`, and once in each process of ``flask broadway run``, in an application context.
 
         Args:
             name: What ``flask broadway run`` calls it; best the name of the pipeline itself.
@@ -91,13 +92,14 @@ class Broadway:
         lines = (function.__doc__ or "").strip().splitlines()
         return lines[0] if lines else f"{function.__module__}.{getattr(function, '__qualname__', function)}"
 
-    def make(self, name: str, app: Optional[Flask] = None) -> Pipeline:
+    def make(self, name: str, app: Optional[Flask] = None, **arguments: Any) -> Pipeline:
         """
         Return a new pipeline, not started, whose callbacks run in the context of *app*.
 
         Args:
             name: What it was registered as.
             app: Default the current application, else the one that this extension was made with.
+            arguments: Handed to the function that was registered; for tests, say another producer.
 
         Raises:
             ConfigurationError: There is none of that name; its function returned no Pipeline, or one that runs already;
@@ -105,7 +107,7 @@ class Broadway:
         """
         function, app = self._find(name), app or self._application()
         with app.app_context():
-            pipeline = function(app) if takes(1)(function) else function()
+            pipeline = function(**arguments) if takes(0)(function) else function(app, **arguments)
         if not isinstance(pipeline, Pipeline):
             hint = " (was `return pipeline` forgotten?)" if pipeline is None else ""
             raise ConfigurationError(f"pipeline {name!r}: expected a Pipeline, got: {safe_repr(pipeline)}{hint}")
@@ -123,7 +125,7 @@ class Broadway:
 
     def _application(self) -> Flask:
         if has_app_context():
-            return current_app._get_current_object()  # type: ignore[attr-defined, no-any-return]
+            return cast(Flask, cast(Any, current_app)._get_current_object())
         if self._app is None:
             raise ConfigurationError("make() needs the application: give it, or call make() in an application context")
         return self._app

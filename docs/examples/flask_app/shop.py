@@ -51,14 +51,14 @@ def read_lines(path):
 
 
 @broadway.pipeline("orders")
-def make_orders(app):
+def make_orders(app, producer=None):
     """
     Stores the orders of a file, one in each line. In real life they come from a broker.
     """
     return Pipeline(
         StoreOrders(),
         name="orders",
-        producer={"module": (IterableProducer, {"iterable": read_lines(app.config["ORDERS"])})},
+        producer={"module": producer or (IterableProducer, {"iterable": read_lines(app.config["ORDERS"])})},
         processors={"default": {"concurrency": 4}},
         batchers={"default": {"batch_size": 100}},
     )
@@ -79,10 +79,11 @@ def make_clicks():
     )
 
 
-def create_app():
+def create_app(**config):
     app = Flask(__name__)
     app.config.update(SQLALCHEMY_DATABASE_URI="sqlite:///shop.sqlite", ORDERS="orders.jsonl")
     app.config.from_envvar("SHOP_SETTINGS", silent=True)
+    app.config.update(config)
     db.init_app(app)
     broadway.init_app(app)
 

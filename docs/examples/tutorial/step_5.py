@@ -103,7 +103,7 @@ def make_pipeline():
         producer={
             "module": (IterableProducer, {"iterable": read_rows(store.lines_done())}),
             "transformer": to_message,
-            "rate_limiting": {"allowed_messages": 500, "interval": 0.1},
+            "rate_limiting": {"allowed_messages": 50, "interval": 0.1},
         },
         processors={"default": {"concurrency": 2, "max_demand": 100}},
         batchers={"default": {"concurrency": 1, "batch_size": 500, "batch_timeout": 1.0}},
@@ -112,7 +112,7 @@ def make_pipeline():
 
 if __name__ == "__main__":
     with make_pipeline() as pipeline:
-        while not pipeline.join(timeout=1.0):
+        while not pipeline.join(timeout=10.0):
             now = pipeline.statistics()
             print(f"after {now.uptime:.0f} s: {now.handled} handled, {now.in_flight} in flight")
     print(Store(DATABASE).counts())

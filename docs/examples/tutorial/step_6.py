@@ -98,7 +98,7 @@ def file_producer(store):
     return {
         "module": (IterableProducer, {"iterable": read_rows(store.lines_done())}),
         "transformer": to_message,
-        "rate_limiting": {"allowed_messages": 500, "interval": 0.1},
+        "rate_limiting": {"allowed_messages": 50, "interval": 0.1},
     }
 
 
@@ -116,7 +116,7 @@ def make_pipeline(database=DATABASE, producer=None):
 
 if __name__ == "__main__":
     with make_pipeline() as pipeline:
-        while not pipeline.join(timeout=1.0):
+        while not pipeline.join(timeout=10.0):
             now = pipeline.statistics()
             print(f"after {now.uptime:.0f} s: {now.handled} handled, {now.in_flight} in flight")
     print(Store(DATABASE).counts())

@@ -6,17 +6,20 @@ from __future__ import annotations
 
 import io
 import signal
+import threading
 from pathlib import Path
 from typing import Any, Callable
 
 import pytest
 
 from tests.helpers import BOUND, eventually
-from tests.integrations.django import support
+from tests.integrations.django import pipelines, support
 
 from django.core.management import CommandError, call_command  # isort: skip
 from django.test.utils import override_settings  # isort: skip
 from shop.models import Invoice, Order, OutboxRow  # isort: skip
+from shop.outbox import OutboxProducer  # isort: skip
+from shop.pipelines import invoices  # isort: skip
 
 NAMES = "invoices, slow, stuck, crashing"
 
@@ -64,6 +67,24 @@ def test_list() -> None:
     with override_settings(BROADWAY_PIPELINES={"a": "shop.pipelines.invoices", "b": "x:y"}):
         call_command("runpipeline", "--list", stdout=output)
     assert output.getvalue() == "a  shop.pipelines:invoices\nb  x:y\n"
+
+
+def test_call_command(make_database: Any) -> None:
+    """
+    Called by code the command returns when all was drained, and raises SystemExit when not; signals are as they were.
+    """
+    make_database("sqlite")
+    before = signal.getsignal(signal.SIGTERM)
+    OutboxRow.objects.create(order=Order.objects.create(email="a@example.com", amount=1))
+    finite = {"all": lambda: invoices(producer=(OutboxProducer, {"until_empty": True}))}
+    with override_settings(BROADWAY_PIPELINES={**finite, "crashing": pipelines.crashing}):
+        call_command("runpipeline", "all")
+        assert Invoice.objects.count() == 1
+        with pytest.raises(SystemExit) as caught:
+            call_command("runpipeline", "crashing")
+    assert caught.value.code == 3
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert [thread.name for thread in threading.enumerate() if thread.name == "broadway_sync.exit"] == []
 
 
 # ---- processes
@@ -184,7 +205,7 @@ def test_several_processes_share_the_outbox(manage: Callable[..., Any], make_dat
 
 POOL = """
 from tests.integrations.django.settings import *
-DATABASES["default"].update(CONN_MAX_AGE=0, CONN_HEALTH_CHECKS=False, OPTIONS={"pool": {"min_size": 1}})
+DATABASES["default"].update(CONN_MAX_AGE=0, CONN_HEALTH_CHECKS=False, OPTIONS={"pool": {"min_size": 1, "max_size": 9}})
 INSTALLED_APPS.append("early")
 """
 EARLY = """
@@ -200,7 +221,7 @@ class Config(AppConfig):
 @pytest.mark.skipif(support.django.VERSION < (5, 1), reason="Django has pools from 5.1 on")
 def test_workers_do_not_inherit_a_pool(manage: Callable[..., Any], make_database: Any, tmp_path: Path) -> None:
     """
-    A project that has used the database before the fork: its connections, and the threads of its pool, are gone by then.
+    Connections, and the threads of a pool, that a project has before the fork are gone by then.
     """
     pytest.importorskip("psycopg_pool")
     pg = make_database("postgresql")

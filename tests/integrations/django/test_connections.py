@@ -170,6 +170,21 @@ def test_connection_without_age_serves_one_callback(make_database: Any, make_pip
     eventually(lambda: not pg.server.backends(pg.name), "no connection is left between callbacks")
 
 
+def test_callback_written_with_yield(make_database: Any, make_pipeline: Any) -> None:
+    """
+    Its body is inside of the care like that of others: its connection is closed after it.
+    """
+    pg = make_database("postgresql", CONN_MAX_AGE=0)
+
+    def handle_batch(batcher: str, messages: list[Message], batch_info: Any, context: Any) -> Any:
+        for message in messages:
+            yield backend_of("default", message, context)
+
+    pipeline = make_pipeline(make_handler(handle_batch=handle_batch), batchers=BATCHERS).start()
+    assert ask(pipeline).status == "ok"
+    eventually(lambda: not pg.server.backends(pg.name), "no connection is left between callbacks")
+
+
 def test_too_old_connection_is_replaced(make_database: Any, make_pipeline: Any) -> None:
     """
     CONN_MAX_AGE counts for the threads of a pipeline.

@@ -153,7 +153,7 @@ def test_tests_of_the_project_pass(database: Any) -> None:
     assert "Ran 5 tests" in done.stderr
 
 
-def test_migrations_are_up_to_date() -> None:
+def test_migrations_are_up_to_date(database: Any) -> None:
     """
     The models have no change that the migrations lack.
     """

@@ -11,21 +11,23 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections import Counter
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Callable, Iterator, List
 
 import pytest
 
-pytest.importorskip("flask", reason="Flask is not installed")
+flask = pytest.importorskip("flask", reason="Flask is not installed")
 pytest.importorskip("flask_sqlalchemy", reason="Flask-SQLAlchemy is not installed")
 
-from broadway_sync.runner import run_flags  # noqa: E402 - after the look for Flask
+from broadway_sync.integrations.flask import Broadway  # noqa: E402 - after the look for Flask
+from broadway_sync.runner import run_flags  # noqa: E402
 from tests.brokers.process import Process  # noqa: E402
 from tests.helpers import BOUND, eventually, python_env  # noqa: E402
-from tests.integrations.web.support import EXAMPLE  # noqa: E402
+from tests.integrations.web.support import ROOT, Server, python_command, requests  # noqa: E402
 
-APP = EXAMPLE.parent / "flask_app"
+APP = ROOT / "docs" / "examples" / "flask_app"
 ORDERS = [{"customer": f"c{number:03}"} for number in range(250)]
 
 
@@ -39,7 +41,9 @@ class Project:
         shutil.copy(str(APP / "shop.py"), str(folder))
         self.database, self.orders = folder / "shop.sqlite", folder / "orders.jsonl"
         (folder / "settings.cfg").write_text(
-            f"SQLALCHEMY_DATABASE_URI = 'sqlite:///{self.database}'\nORDERS = {str(self.orders)!r}\n", encoding="utf-8"
+            f"SQLALCHEMY_DATABASE_URI = 'sqlite:///{self.database}'\nORDERS = {str(self.orders)!r}\n"
+            "SQLALCHEMY_TRACK_MODIFICATIONS = False\n",
+            encoding="utf-8",
         )
         self.orders.write_text("".join(f"{json.dumps(order)}\n" for order in ORDERS), encoding="utf-8")
         self.environment = python_env({"SHOP_SETTINGS": str(folder / "settings.cfg"), "FLASK_APP": "shop"})
@@ -70,12 +74,18 @@ class Project:
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
     """
-    Return a project whose tables exist.
+    Return a project.
     """
-    project = Project(tmp_path)
+    return Project(tmp_path)
+
+
+@pytest.fixture
+def tables(project: Project) -> None:
+    """
+    Make the tables of the project.
+    """
     done = project.flask("create-tables")
     assert done.returncode == 0, done.stderr
-    return project
 
 
 @pytest.fixture
@@ -96,6 +106,7 @@ def run(project: Project) -> Iterator[Callable[..., Process]]:
         process.kill()
 
 
+@pytest.mark.usefixtures("tables")
 def test_run(project: Project) -> None:
     """
     The example stores all orders, says so, and exits 0.
@@ -104,6 +115,17 @@ def test_run(project: Project) -> None:
     assert done.returncode == 0, done.stderr
     assert project.customers() == [order["customer"] for order in ORDERS]
     assert "drained" in done.stderr
+
+
+def test_tests_of_the_manual_pass(project: Project) -> None:
+    """
+    Those of the example.
+    """
+    shutil.copy(str(APP / "test_shop.py"), str(project.folder))
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_shop.py"]
+    done = subprocess.run(command, cwd=str(project.folder), env=project.environment, stdout=subprocess.PIPE, timeout=50)
+    assert done.returncode == 0, done.stdout.decode()
+    assert b"2 passed" in done.stdout
 
 
 def test_list(project: Project) -> None:
@@ -125,7 +147,6 @@ def test_check(project: Project) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert "pipeline 'orders': " in done.stdout
     assert "producers BufferProducer: concurrency 1" in done.stdout
-    assert "'clicks'" not in project.flask("broadway", "check", "orders").stdout
 
 
 def test_check_says_what_is_wrong(project: Project) -> None:
@@ -142,6 +163,27 @@ def test_check_says_what_is_wrong(project: Project) -> None:
     assert "pipeline 'clicks': " in done.stdout
 
 
+def shop() -> Any:
+    """
+    Return an application with two pipelines that nobody ever makes.
+    """
+    broadway = Broadway(flask.Flask("shop"))
+    for name in ("orders", "clicks"):
+        broadway.pipeline(name)(lambda: None)
+    return broadway._app
+
+
+def test_check_of_those_that_are_named() -> None:
+    """
+    Says nothing of others.
+    """
+    result = shop().test_cli_runner().invoke(args=["broadway", "check", "clicks"])
+    assert result.exit_code == 2
+    assert result.output == (
+        "target 'clicks': pipeline 'clicks': expected a Pipeline, got: None (was `return pipeline` forgotten?)\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
@@ -151,19 +193,19 @@ def test_check_says_what_is_wrong(project: Project) -> None:
         ([], "Missing argument 'NAME...'."),
     ],
 )
-def test_mistakes_on_the_command_line(project: Project, arguments: List[str], text: str) -> None:
+def test_mistakes_on_the_command_line(arguments: List[str], text: str) -> None:
     """
     Are said in one line, with the exit code for what cannot start.
     """
-    done = project.flask("broadway", "run", *arguments)
-    assert (done.returncode, done.stderr.splitlines()[-1]) == (2, f"Error: {text}")
+    result = shop().test_cli_runner().invoke(args=["broadway", "run", *arguments])
+    assert (result.exit_code, result.output.splitlines()[-1]) == (2, f"Error: {text}")
 
 
-def test_options_are_those_of_the_runner(project: Project) -> None:
+def test_options_are_those_of_the_runner() -> None:
     """
     All of them, with their meaning.
     """
-    words = project.flask("broadway", "run", "--help").stdout.split()
+    words = shop().test_cli_runner().invoke(args=["broadway", "run", "--help"]).output.split()
     assert [flag.flag for flag in run_flags() if flag.flag not in words] == []
 
 
@@ -193,6 +235,7 @@ def make_endless():
 """
 
 
+@pytest.mark.usefixtures("tables")
 @pytest.mark.parametrize("processes", [1, 2])
 def test_sigterm_drains(project: Project, run: Callable[..., Process], processes: int) -> None:
     """
@@ -208,3 +251,33 @@ def test_sigterm_drains(project: Project, run: Callable[..., Process], processes
     given = re.findall(r"^given (\d+)$", log, re.MULTILINE)
     assert (code, len(given)) == (0, processes), log
     assert len(project.customers()) == sum(map(int, given)), log
+
+
+@pytest.fixture
+def server(project: Project) -> Iterator[Server]:
+    """
+    Return a web server for the example.
+    """
+    server = Server(APP, env={"SHOP_SETTINGS": str(project.folder / "settings.cfg")})
+    server.database = project.database
+    yield server
+    server.close()
+
+
+@pytest.mark.usefixtures("tables")
+@pytest.mark.parametrize("preload", [(), ("--preload",)], ids=["", "preload"])
+def test_clicks_of_a_web_process(server: Server, preload: Any) -> None:
+    """
+    gunicorn, with the configuration of the manual: on SIGTERM all acknowledged clicks are stored, once.
+    """
+    pytest.importorskip("gunicorn", reason="gunicorn is not installed")
+    bind = ("--bind", f"127.0.0.1:{server.port}")
+    command = python_command("-m", "gunicorn", "--config", "gunicorn.conf.py", *bind, *preload, "shop:create_app()")
+    server.start(command)
+    with requests(server) as clients:
+        clients.wait_for(100)
+        assert server.stop() == 0, server.log
+    stored = Counter(server.stored("click"))
+    assert set(clients.stop()) <= set(stored), server.log
+    assert set(stored.values()) == {1}
+    assert "Traceback" not in server.log, server.log

@@ -249,6 +249,17 @@ def test_nothing_starts_by_itself() -> None:
     assert broadway.make("orders") is not broadway.make("orders")
 
 
+def test_arguments_for_the_function() -> None:
+    """
+    Are handed on, with the application or without.
+    """
+    broadway = Broadway(make_app())
+    broadway.pipeline("with")(lambda app, kind="x": Pipeline(make_handler(), name=f"{app.name}_{kind}", **OPTIONS))
+    broadway.pipeline("without")(lambda kind="x": Pipeline(make_handler(), name=kind, **OPTIONS))
+    names = [broadway.make(name, **given).name for name in ("with", "without") for given in ({}, {"kind": "y"})]
+    assert names == ["shop_x", "shop_y", "x", "y"]
+
+
 def test_init_app_twice() -> None:
     """
     With the same application it changes nothing; with another extension it is refused.

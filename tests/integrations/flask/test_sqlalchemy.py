@@ -4,7 +4,9 @@ Flask-SQLAlchemy: a session for each call, on a real SQLite file, from several t
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import os
 import threading
 from pathlib import Path
 from typing import Any, Callable, Iterator, List
@@ -16,8 +18,11 @@ flask_sqlalchemy = pytest.importorskip("flask_sqlalchemy", reason="Flask-SQLAlch
 sqlalchemy = pytest.importorskip("sqlalchemy")
 
 from broadway_sync import DummyProducer, Pipeline  # noqa: E402 - after the look for Flask
-from broadway_sync.integrations.flask import Broadway  # noqa: E402
+from broadway_sync.integrations.flask import Broadway, command  # noqa: E402
+from tests.contract.test_fork import in_child  # noqa: E402
 from tests.helpers import BOUND, make_handler, unique_name  # noqa: E402
+
+OPTIONS = {"producer": {"module": (DummyProducer, {})}, "processors": {"default": {"concurrency": 4}}}
 
 
 class Shop:
@@ -46,8 +51,7 @@ class Shop:
         Return a pipeline of this application.
         """
         name = unique_name()
-        defaults = {"producer": {"module": (DummyProducer, {})}, "processors": {"default": {"concurrency": 4}}}
-        self.broadway.pipeline(name)(lambda: Pipeline(handler, name=name, **{**defaults, **options}))
+        self.broadway.pipeline(name)(lambda: Pipeline(handler, name=name, **{**OPTIONS, **options}))
         return self.broadway.make(name, self.app)
 
     def customers(self) -> List[str]:
@@ -176,3 +180,35 @@ def test_the_main_thread_keeps_its_session(shop: Shop) -> None:
             assert pipeline.test_message(1).receive(BOUND)[0][0].data == 0
         shop.db.session.commit()
     assert shop.customers() == ["mine"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this platform")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_workers_do_not_share_connections(shop: Shop) -> None:
+    """
+    A process that ``flask broadway run --processes`` has forked uses none of those that its parent has opened.
+    """
+    shop.broadway.pipeline("orders")(lambda: Pipeline(make_handler(), name="orders", **OPTIONS))
+    target = command._Target(shop.broadway, "orders", shop.app)
+    with shop.app.app_context():
+        engine = shop.db.engine
+        shop.db.session.add(shop.Order(customer="mine"))
+        shop.db.session.commit()
+        used = raw_connection(engine)
+
+    def child() -> Any:
+        target()
+        with shop.app.app_context():
+            return [raw_connection(engine) is used, shop.Order.query.count(), used.execute("SELECT 1").fetchone()[0]]
+
+    assert in_child(child) == [False, 1, 1]
+    target()
+    assert raw_connection(engine) is used
+
+
+def raw_connection(engine: Any) -> Any:
+    """
+    Return the connection that the pool gives out next.
+    """
+    with contextlib.closing(engine.raw_connection()) as connection:
+        return connection.driver_connection

@@ -33,26 +33,33 @@ def script(name: str) -> Optional[str]:
 
 class Server:
     """
-    A web server with its workers, in a folder of its own that holds a copy of the example.
+    A web server with its workers, in a folder of its own that holds a copy of an example.
 
     Args:
+        example: The folder of the example.
         files: Further files for that folder: their names and texts.
-        env: Added to the environment.
+        env: Added to the environment; ``{folder}`` in a value stands for the folder.
     """
 
-    def __init__(self, files: Optional[Dict[str, str]] = None, env: Optional[Dict[str, str]] = None) -> None:
+    def __init__(
+        self,
+        example: Path = EXAMPLE,
+        *,
+        files: Optional[Dict[str, str]] = None,
+        env: Optional[Dict[str, str]] = None,
+    ) -> None:
         self._folder = Folder("web")
         self.folder = self._folder.path
         self._port = Port()
         self.port = self._port.number
-        for path in EXAMPLE.iterdir():
+        for path in example.iterdir():
             if path.is_file():
                 shutil.copy(str(path), str(self.folder))
         for name, text in (files or {}).items():
             (self.folder / name).write_text(text, encoding="utf-8")
-        self._database = self.folder / "clicks.sqlite"
-        self._env = python_env({"CLICKS_DATABASE": str(self._database), "PYTHONDONTWRITEBYTECODE": "1", **(env or {})})
-        self._env.pop("PYTEST_CURRENT_TEST", None)
+        self.database = self.folder / "clicks.sqlite"
+        values = {name: value.format(folder=self.folder) for name, value in (env or {}).items()}
+        self._env = python_env({"CLICKS_DATABASE": str(self.database), "PYTHONDONTWRITEBYTECODE": "1", **values})
         self._process: Optional[Process] = None
 
     def start(self, command: Sequence[str]) -> Server:
@@ -97,12 +104,12 @@ class Server:
         except AssertionError as error:
             raise AssertionError(f"{error}; the log:\n{self.log}") from None
 
-    def stored(self) -> List[str]:
+    def stored(self, table: str = "clicks") -> List[str]:
         """
         Return the clicks in the database.
         """
-        with contextlib.closing(sqlite3.connect(str(self._database), timeout=BOUND)) as database:
-            return [path for (path,) in database.execute("SELECT path FROM clicks")]
+        with contextlib.closing(sqlite3.connect(str(self.database), timeout=BOUND)) as database:
+            return [path for (path,) in database.execute(f"SELECT path FROM {table}")]  # noqa: S608 - a test's own name
 
     def workers(self) -> Set[int]:
         """

@@ -108,8 +108,8 @@ def test_a_patch_that_comes_too_late_is_refused(patcher: str) -> None:
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1] == (
         f"broadway_sync.errors.ConfigurationError: pipeline 'late' cannot run in this process: {patcher} has patched "
-        "it after broadway_sync was imported, or without its queues. Patch first, before anything else is imported; see "
-        '"Use a pipeline in a web process" in the manual'
+        "it after broadway_sync was imported, or without its queues. Patch first, before anything else is imported; "
+        'see "Use a pipeline in a web process" in the manual'
     )
 
 

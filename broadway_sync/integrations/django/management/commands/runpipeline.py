@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any, Callable, List
 
 from django.core.management.base import BaseCommand, CommandError
@@ -36,6 +37,17 @@ class Command(BaseCommand):  # type: ignore[misc]
         parser.add_argument("--list", action="store_true", dest="lists", help="list the names, and run nothing")
         add_run_arguments(parser)
 
+    def run_from_argv(self, argv: List[str]) -> None:
+        """
+        Run as a process, which also ends when a thread that was given up would keep it; ``call_command`` does not.
+        """
+        try:
+            super().run_from_argv(argv)
+        except SystemExit as error:
+            if not isinstance(error.code, int):
+                raise
+            leave(error.code)
+
     def handle(self, *args: Any, **options: Any) -> None:
         """
         Run them.
@@ -56,7 +68,7 @@ class Command(BaseCommand):  # type: ignore[misc]
             _close_before_fork()
         code = run(targets, run_options, default_level="info")
         if code != ExitCode.DRAINED:
-            leave(code)
+            sys.exit(code)
 
     def _list(self) -> None:
         for name, target in pipeline_targets().items():
