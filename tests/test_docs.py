@@ -163,7 +163,9 @@ def test_every_public_name_is_in_the_reference() -> None:
     The reference has an entry for every name that ``broadway_sync`` exports.
     """
     pages = "".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs" / "reference").glob("*.rst"))
-    entries = set(re.findall(r"^\.\. auto(?:class|exception|function|module):: (?:broadway_sync\.)?(\w+)", pages, re.MULTILINE))
+    entries = set(
+        re.findall(r"^\.\. auto(?:class|exception|function|module):: (?:broadway_sync\.)?(\w+)", pages, re.MULTILINE)
+    )
     assert set(broadway_sync.__all__) - entries == set()
 
 
