@@ -29,14 +29,29 @@ class DummyProducer(Producer):
     poll_interval = math.inf
 
 
+class _Position:
+    """
+    An iterator that several instances of a producer go on with, one after the other.
+    """
+
+    def __init__(self, iterable: Iterable[Any]) -> None:
+        self.iterator: Iterator[Any] = iter(iterable)
+        self.error: Optional[BaseException] = None
+        """What it raised last, unless it has given something since."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.iterator
+
+
 class IterableProducer(Producer):
     """
     Takes its messages from an iterable, endless or not, and ends the pipeline when that is exhausted.
 
     Items that are no Message become the data of one that nobody is told of; with a transformer they are given to
     it as they are. Takes ``concurrency`` 1 only. Each ``start()`` calls ``iter(iterable)`` once: after a crash the
-    producer goes on with the same iterator. An iterator that blocks for ever cannot be stopped: a stop leaves
-    it behind.
+    producer goes on with the same iterator. One that has raised and then gives nothing more, as generators do, has
+    broken off and is not exhausted: the producer crashes with the same error until the pipeline gives up. An iterator
+    that blocks for ever cannot be stopped: a stop leaves it behind.
 
     Args:
         iterable: Anything that ``iter`` takes.
@@ -46,7 +61,7 @@ class IterableProducer(Producer):
     max_concurrency = 1
 
     def __init__(self, iterable: Iterable[Any]) -> None:
-        self._iterator = iter(iterable)
+        self._position = iterable if isinstance(iterable, _Position) else _Position(iterable)
         self._error: Optional[BaseException] = None
         self._is_raw = False
 
@@ -69,7 +84,7 @@ class IterableProducer(Producer):
         """
         Make the iterator of this start, which all instances share.
         """
-        module = (cls, {"iterable": iter(options.producer.module[1]["iterable"])})
+        module = (cls, {"iterable": _Position(options.producer.module[1]["iterable"])})
         return [], attrs.evolve(options, producer=attrs.evolve(options.producer, module=module))
 
     def init(self) -> None:
@@ -90,17 +105,20 @@ class IterableProducer(Producer):
             raise self._error
         items: List[Any] = []
         try:
-            self._collect(self._iterator, demand, items)
+            self._collect(demand, items)
+        except EndOfStream as end:
+            self._error = end if self._position.error is None else self._position.error
         except BaseException as error:  # raised at the next demand, so that the items are not lost
-            self._error = error
+            self._error = self._position.error = error
         if self._error is not None and not items:
             raise self._error
         return items if self._is_raw else [_to_message(item) for item in items]
 
-    def _collect(self, iterator: Iterator[Any], demand: int, items: List[Any]) -> None:
+    def _collect(self, demand: int, items: List[Any]) -> None:
         deadline = monotonic() + _PATIENCE
-        for item in iterator:
+        for item in self._position.iterator:
             items.append(item)
+            self._position.error = None
             if len(items) >= demand or monotonic() > deadline or self.stage.draining:
                 return
         raise EndOfStream

@@ -4,6 +4,7 @@ The extension: which pipelines an application has.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any, Callable, Dict, List, Optional, TypeVar, cast
 
 from flask import Flask, current_app, has_app_context
@@ -106,7 +107,8 @@ class Broadway:
                 there is no application.
         """
         function, app = self._find(name), app or self._application()
-        with app.app_context():
+        # Not a second context of the same application: its end would remove the caller's session (Flask-SQLAlchemy 2).
+        with nullcontext() if _current() is app else app.app_context():
             pipeline = function(**arguments) if takes(0)(function) else function(app, **arguments)
         if not isinstance(pipeline, Pipeline):
             hint = " (was `return pipeline` forgotten?)" if pipeline is None else ""
@@ -124,8 +126,14 @@ class Broadway:
             raise ConfigurationError(f"no pipeline is registered as {name!r}, there are: {known}") from None
 
     def _application(self) -> Flask:
-        if has_app_context():
-            return cast(Flask, cast(Any, current_app)._get_current_object())
-        if self._app is None:
+        app = _current() or self._app
+        if app is None:
             raise ConfigurationError("make() needs the application: give it, or call make() in an application context")
-        return self._app
+        return app
+
+
+def _current() -> Optional[Flask]:
+    """
+    Return the application of the current context, None outside of one.
+    """
+    return cast(Flask, cast(Any, current_app)._get_current_object()) if has_app_context() else None
