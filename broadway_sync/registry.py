@@ -132,14 +132,16 @@ def _after_fork_in_child() -> None:
     """
     global _lock, _pid, _is_noticing
     _is_noticing = True
-    _lock = threading.Lock()
-    _ran_before.update(dict.fromkeys(_running, _pid))
-    _running.clear()
-    telemetry_registry._renew_lock()
-    for item in list(fork_aware):
-        item.after_fork_in_child()
-    _pid = os.getpid()  # last: other threads that notice the fork wait until all is as it should be
-    _is_noticing = False
+    try:
+        _lock = threading.Lock()
+        _ran_before.update(dict.fromkeys(_running, _pid))
+        _running.clear()
+        telemetry_registry._renew_lock()
+        for item in list(fork_aware):
+            item.after_fork_in_child()
+    finally:
+        _pid = os.getpid()  # last: other threads that notice the fork wait until all is as it should be
+        _is_noticing = False
 
 
 def _after_fork() -> None:

@@ -44,7 +44,8 @@ class Failures:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        # (messages that were through at the time, failures)
+        # (messages that had been taken from producers at the time, failures). Taken, and not through: failures of
+        # processors are through long before the successes of the same chunk, which wait in a batch.
         self._recent: Deque[Tuple[int, int]] = deque()
         self._rows: Dict[Stages, _Row] = {}
 
@@ -62,8 +63,9 @@ class Failures:
         if max_ratio is None:
             return None
         recent = self._recent
-        recent.append((statistics.handled, count))
-        while recent[0][0] < statistics.handled - window:
+        taken = statistics.handled + statistics.in_flight
+        recent.append((taken, count))
+        while recent[0][0] <= taken - window:
             recent.popleft()
         failed = sum(each for _, each in recent)
         if failed <= max_ratio * window:

@@ -422,7 +422,7 @@ def test_failures_within_the_limits_stop_nothing(make_pipeline: Any, acks: Any) 
         return [message.fail("odd") if message.data % 10 == 5 else message for message in messages]
 
     writer = MemoryLetters()
-    dead_letter = DeadLetter(writer, max_ratio=0.6, window=100, max_run=50)
+    dead_letter = DeadLetter(writer, max_ratio=0.6, window=200, max_run=50)
     handler = failing_handler(dead_letter, lambda number: number % 10 < 4, handle_batch=handle_batch)
     pipeline = make_pipeline(
         handler,

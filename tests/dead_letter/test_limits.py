@@ -13,7 +13,9 @@ PROCESSORS = ("p.Processor_default_0", "p.Processor_default_1")
 BATCHES = "p.BatchProcessor_default_0"
 
 
-def statistics(processed: int = 0, other: int = 0, batched: int = 0, through: Optional[int] = None) -> Statistics:
+def statistics(
+    processed: int = 0, other: int = 0, batched: int = 0, through: Optional[int] = None, in_flight: int = 0
+) -> Statistics:
     """
     Return the figures of a run with two processors and a batch processor.
     """
@@ -23,7 +25,7 @@ def statistics(processed: int = 0, other: int = 0, batched: int = 0, through: Op
         StageStatistics(name=BATCHES, kind="batch_processor", key="default", index=0, handled=batched),
     )
     handled = processed + other if through is None else through
-    return Statistics(name="p", state="running", handled=handled, stages=stages)
+    return Statistics(name="p", state="running", handled=handled, in_flight=in_flight, stages=stages)
 
 
 def limited(**limits: Any) -> Failures:
@@ -112,6 +114,15 @@ def test_what_is_long_ago_does_not_count() -> None:
     assert failures.add(statistics(1000), PROCESSORS[0], 5) is None
     assert failures.add(statistics(1011), PROCESSORS[0], 5) is None
     assert failures.add(statistics(1013), PROCESSORS[0], 1) is not None
+
+
+def test_successes_that_wait_in_a_batch_count() -> None:
+    """
+    Three of ten fail at once, the others are through in a minute.
+    """
+    failures = limited(max_ratio=0.5)
+    for step in range(100):
+        assert failures.add(statistics(through=3 * step, in_flight=7 * step + 10), PROCESSORS[0], 3) is None
 
 
 def test_the_ratio_goes_on_over_restarts() -> None:

@@ -1,5 +1,5 @@
 """
-Flask-SQLAlchemy: a session for each call, on a real SQLite file, from several threads.
+Flask-SQLAlchemy: a session for each call, from several threads, on an SQLite file and on PostgreSQL.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ import contextlib
 import os
 import threading
 from pathlib import Path
-from typing import Any, Callable, Iterator, List
+from typing import Any, Callable, Dict, Iterator, List
 
 import pytest
 
@@ -26,15 +26,12 @@ OPTIONS = {"producer": {"module": (DummyProducer, {})}, "processors": {"default"
 
 class Shop:
     """
-    An application with a table of orders in an SQLite file.
+    An application with a table of orders.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.app = flask.Flask("shop", instance_path=str(folder))
-        uri = f"sqlite:///{folder / 'shop.sqlite'}"
-        # As with SQLAlchemy 2: connections are kept, and given to whichever thread asks next.
-        pool = {"poolclass": sqlalchemy.pool.QueuePool, "connect_args": {"check_same_thread": False}}
-        self.app.config.update(SQLALCHEMY_DATABASE_URI=uri, SQLALCHEMY_ENGINE_OPTIONS=pool)
+    def __init__(self, uri: str, options: Dict[str, Any]) -> None:
+        self.app = flask.Flask("shop")
+        self.app.config.update(SQLALCHEMY_DATABASE_URI=uri, SQLALCHEMY_ENGINE_OPTIONS=options)
         self.app.config.update(SQLALCHEMY_TRACK_MODIFICATIONS=False)
         self.db = db = flask_sqlalchemy.SQLAlchemy()
         db.init_app(self.app)
@@ -71,12 +68,22 @@ class Shop:
             self.db.engine.dispose()
 
 
-@pytest.fixture
-def shop(tmp_path: Path) -> Iterator[Shop]:
+@pytest.fixture(params=["sqlite", "postgresql"])
+def shop(request: Any, tmp_path: Path) -> Iterator[Shop]:
     """
-    Return an application.
+    Return an application, once for each database.
     """
-    shop = Shop(tmp_path)
+    # As SQLAlchemy 2 does: connections are kept, and given to whichever thread asks next.
+    options: Dict[str, Any] = {"poolclass": sqlalchemy.pool.QueuePool}
+    if request.param == "postgresql":
+        pytest.importorskip("psycopg", reason="psycopg is not installed")
+        pytest.importorskip("sqlalchemy.dialects.postgresql.psycopg", reason="SQLAlchemy 1 does not know psycopg 3")
+        server = request.getfixturevalue("postgresql")
+        uri = f"postgresql+psycopg://{server.user}:{server.password}@{server.host}:{server.port}/{server.database()}"
+    else:
+        uri = f"sqlite:///{tmp_path / 'shop.sqlite'}"
+        options["connect_args"] = {"check_same_thread": False}
+    shop = Shop(uri, options)
     yield shop
     shop.close()
 
@@ -199,11 +206,20 @@ def test_workers_do_not_share_connections(shop: Shop) -> None:
     def child() -> Any:
         target()
         with shop.app.app_context():
-            return [raw_connection(engine) is used, shop.Order.query.count(), used.execute("SELECT 1").fetchone()[0]]
+            return [raw_connection(engine) is used, shop.Order.query.count(), is_open(used)]
 
-    assert in_child(child) == [False, 1, 1]
+    assert in_child(child) == [False, 1, True]
     target()
     assert raw_connection(engine) is used
+
+
+def is_open(connection: Any) -> bool:
+    """
+    Whether a connection still answers.
+    """
+    with contextlib.closing(connection.cursor()) as cursor:
+        cursor.execute("SELECT 1")
+        return bool(cursor.fetchone() == (1,))
 
 
 def raw_connection(engine: Any) -> Any:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import types
 from typing import Any, Callable, List
 
@@ -15,6 +16,7 @@ import broadway_sync
 from broadway_sync import Buffer, BufferProducer, ConfigurationError, NotRunningError, Pipeline, environment
 from tests.contract.test_fork import in_child
 from tests.helpers import BOUND, make_handler, unique_name
+from tests.integrations.web.support import EXAMPLE, ROOT
 
 
 @pytest.fixture
@@ -45,6 +47,16 @@ def test_uwsgi_without_threads(uwsgi: Any, make_pipeline: Any) -> None:
         'see "Use a pipeline in a web process" in the manual'
     )
     assert (pipeline.state, broadway_sync.all_running()) == ("new", [])
+
+
+def test_the_page_that_the_texts_name() -> None:
+    """
+    Is there, and has the examples.
+    """
+    page = (ROOT / "docs" / "howto" / "web_process.rst").read_text(encoding="utf-8")
+    assert f'see "{page.splitlines()[0]}" in the manual' == environment.HOWTO
+    included = re.findall(r"^.. literalinclude:: \.\./examples/web_app/(.+)$", page, re.MULTILINE)
+    assert set(included) == {path.name for path in EXAMPLE.iterdir() if path.is_file()}
 
 
 @pytest.mark.parametrize(

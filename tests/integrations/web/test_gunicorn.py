@@ -57,6 +57,17 @@ def test_a_graceful_stop_loses_nothing(gunicorn: Make, worker_class: str, preloa
     assert "Traceback" not in server.log, server.log
 
 
+def test_a_quick_stop(gunicorn: Make) -> None:
+    """
+    SIGINT, as by Ctrl-C, breaks off requests; those that were acknowledged before are stored.
+    """
+    server = gunicorn("--worker-class", "sync", "--threads", "1")
+    with requests(server) as clients:
+        clients.wait_for(200)
+        assert server.stop(signal.SIGINT) == 0, server.log
+    assert set(clients.stop()) <= set(server.stored()), server.log
+
+
 def reload(server: Server) -> None:
     """
     Have the workers replaced.
