@@ -9,7 +9,7 @@ import weakref
 from contextlib import ExitStack
 from functools import partial
 from time import monotonic, sleep
-from typing import Any, Callable, List, Optional, Protocol, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, List, Optional, Protocol, Sequence, Tuple, Union
 from weakref import WeakKeyDictionary
 
 from ..connectors.common.reporter import describe
@@ -169,11 +169,12 @@ class DeadLetter:
         """
         letters = [to_letter(message, self._data_of(message, pipeline, stage), pipeline, stage) for message in messages]
         span = Span(DEAD_LETTER) if DEAD_LETTER in heard else None
-        metadata = {"topology_name": pipeline, "name": stage}
+        metadata: Dict[str, Any] = {"topology_name": pipeline, "name": stage}
         if span:
             span.start({**metadata, "messages": list(messages)})
         left, error = self._write(letters, run, stage)
         unwritten = [letter.message for letter in left]
+        metadata = {**metadata, "written": len(letters) - len(left)}
         if span and error is not None:
             span.exception({**metadata, "messages": unwritten}, error)
         elif span:

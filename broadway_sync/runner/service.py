@@ -75,13 +75,19 @@ class Service:
         """
         Run until the end, on the main thread; return how it was.
         """
-        with self._signals, contextlib.ExitStack() as stack:
-            try:
-                return self._run(stack)
-            except StopNow:
-                return self._interrupted()
-            except Exception as error:
-                return self._failed_to_start(error)
+        try:
+            with self._signals, contextlib.ExitStack() as stack:
+                return self._run_with(stack)
+        except StopNow:  # a signal came while the handlers were installed, or taken away after a failed start
+            return ExitCode.DRAINED
+
+    def _run_with(self, stack: contextlib.ExitStack) -> ExitCode:
+        try:
+            return self._run(stack)
+        except StopNow:
+            return self._interrupted()
+        except Exception as error:
+            return self._failed_to_start(error)
 
     def _run(self, stack: contextlib.ExitStack) -> ExitCode:
         dumper = stack.enter_context(Dumper())
@@ -190,6 +196,7 @@ class Service:
         While developing a mistake is no reason to end: the next change may mend it.
         """
         sources.add_from(error)
+        sources.changed()  # from now on
         say("broadway-sync: waiting for a source file to change")
         try:
             while not sources.changed():

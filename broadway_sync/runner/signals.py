@@ -71,11 +71,11 @@ class StopSignals:
         try:
             for number in self._signals:
                 self._previous[number] = signal.signal(number, self._handle)
+            if self._is_patient:  # forked with signals blocked, see child.py
+                unblock_signals()
         except BaseException:
             self._restore()
             raise
-        if self._is_patient:  # forked with signals blocked, see child.py
-            unblock_signals()
         return self
 
     def __exit__(self, *exc_info: Any) -> None:
@@ -142,8 +142,9 @@ def run_until_signal(
         BaseException: What a ``start()`` raised.
     """
     group = Group(pipelines, shutdown)
-    with StopSignals(signals) as stop_signals:
-        stop_signals.group = group
+    stop_signals = StopSignals(signals)
+    stop_signals.group = group  # before a signal can come
+    with stop_signals:
         try:
             group.run()
         except StopNow as interrupt:

@@ -540,6 +540,7 @@ def test_telemetry_has_a_span_for_each_lot(make_pipeline: Any) -> None:
     assert start["topology_name"] == pipeline.name
     assert start["name"] == f"{pipeline.name}.Broadway.Processor_default_0"
     assert isinstance(events[3][1]["reason"], OSError)
+    assert (stop["written"], events[3][1]["written"]) == (1, 0)
 
 
 # Outside of a pipeline

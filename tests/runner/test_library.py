@@ -9,6 +9,7 @@ import io
 import logging
 import os
 import signal
+import threading
 from pathlib import Path
 from typing import Any, Callable, Iterator
 
@@ -18,6 +19,7 @@ from broadway_sync import IterableProducer
 from broadway_sync.runner import RunOptions, run
 from broadway_sync.runner.cli import main
 from broadway_sync.runner.logs import LogHandler, say
+from broadway_sync.runner.service import Service
 from broadway_sync.runner.wakeup import Wakeup
 from tests.helpers import Call, RecordingAcknowledger, run_python
 
@@ -86,6 +88,26 @@ def test_start_that_raises(make_pipeline: Make, capsys: pytest.CaptureFixture[st
 
     assert run(make_pipeline(producer={"module": (Unstartable, {"iterable": []})})) == 2
     assert "OSError: no such device" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="needs signal masks")
+def test_signal_that_waits_for_a_worker_to_begin(make_pipeline: Make) -> None:
+    """
+    Comes as soon as its handlers stand: nothing is started, and it ends well.
+    """
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    pipeline = make_pipeline()
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+    try:
+        service = Service([pipeline], RunOptions(), is_worker=True)
+        assert service.run() == 0
+        assert service.is_signalled
+        assert pipeline.state == "new"
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN  # it leaves: a second one must not kill it
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_statsd_is_attached_while_it_runs(make_pipeline: Make) -> None:

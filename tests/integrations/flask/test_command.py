@@ -25,7 +25,7 @@ from broadway_sync.integrations.flask import Broadway  # noqa: E402 - after the 
 from broadway_sync.runner import run_flags  # noqa: E402
 from tests.brokers.process import Process  # noqa: E402
 from tests.helpers import BOUND, eventually, python_env  # noqa: E402
-from tests.integrations.web.support import ROOT, Server, python_command, requests  # noqa: E402
+from tests.integrations.web.support import ROOT, Server, is_installed, python_command, requests, require  # noqa: E402
 
 APP = ROOT / "docs" / "examples" / "flask_app"
 ORDERS = [{"customer": f"c{number:03}"} for number in range(250)]
@@ -270,7 +270,7 @@ def test_clicks_of_a_web_process(server: Server, preload: Any) -> None:
     """
     gunicorn, with the configuration of the manual: on SIGTERM all acknowledged clicks are stored, once.
     """
-    pytest.importorskip("gunicorn", reason="gunicorn is not installed")
+    require("gunicorn", is_installed("gunicorn"))
     bind = ("--bind", f"127.0.0.1:{server.port}")
     command = python_command("-m", "gunicorn", "--config", "gunicorn.conf.py", *bind, *preload, "shop:create_app()")
     server.start(command)

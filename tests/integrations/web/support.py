@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import importlib.util
 import shutil
 import signal
 import sqlite3
@@ -16,6 +17,7 @@ import threading
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
+from tests.brokers import fixtures
 from tests.brokers.ports import HOST, Port
 from tests.brokers.process import Folder, Process
 from tests.helpers import BOUND, eventually, python_env
@@ -24,11 +26,25 @@ ROOT = Path(__file__).resolve().parents[3]
 EXAMPLE = ROOT / "docs" / "examples" / "web_app"
 
 
+def is_installed(name: str) -> bool:
+    """
+    Whether a package can be imported.
+    """
+    return importlib.util.find_spec(name) is not None
+
+
 def script(name: str) -> Optional[str]:
     """
     Return the path of a command that is installed beside this interpreter, None if it is not.
     """
     return shutil.which(name, path=sysconfig.get_path("scripts"))
+
+
+def require(server: str, is_there: Any) -> None:
+    """
+    Skip a test for want of a web server, or fail it where servers are required.
+    """
+    fixtures.require(None if is_there else f"{server} is not installed")
 
 
 class Server:

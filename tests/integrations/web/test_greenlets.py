@@ -4,14 +4,12 @@ gevent and eventlet: what works in a process that they have patched, what is ref
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from typing import Any, Callable, Iterator, List
 
 import pytest
 
 from tests.helpers import run_python
-from tests.integrations.web.support import Server, python_command, requests
+from tests.integrations.web.support import Server, is_installed, python_command, requests, require
 
 PATCH = {
     "gevent": "from gevent import monkey; monkey.patch_all()",
@@ -26,13 +24,6 @@ def needs(patcher: str) -> Any:
     return pytest.param(
         patcher, marks=pytest.mark.skipif(not is_installed(patcher), reason=f"{patcher} is not installed")
     )
-
-
-def is_installed(name: str) -> bool:
-    """
-    Whether a package can be imported.
-    """
-    return importlib.util.find_spec(name) is not None
 
 
 both = pytest.mark.parametrize("patcher", [needs("gevent"), needs("eventlet")])
@@ -149,12 +140,12 @@ def servers() -> Iterator[Callable[..., Server]]:
         server.close()
 
 
-@pytest.mark.skipif(not (is_installed("gevent") and is_installed("gunicorn")), reason="needs gevent and gunicorn")
-@pytest.mark.skipif(sys.platform == "win32", reason="gunicorn needs POSIX")
+@pytest.mark.skipif(not is_installed("gevent"), reason="gevent is not installed")
 def test_gunicorn_with_gevent(servers: Any) -> None:
     """
     gunicorn's gevent workers run the example of the manual, and lose nothing on a graceful stop.
     """
+    require("gunicorn", is_installed("gunicorn"))
     server = servers()
     bind = ("--bind", f"127.0.0.1:{server.port}")
     arguments = ("--config", "gunicorn.conf.py", "--worker-class", "gevent", *bind, "clicks:application")

@@ -4,7 +4,6 @@ gunicorn, with the configuration of the manual: what was answered with 202 is st
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import signal
 from collections import Counter
@@ -13,11 +12,7 @@ from typing import Any, Callable, Iterator, List
 import pytest
 
 from tests.helpers import BOUND, eventually
-from tests.integrations.web.support import Server, python_command, requests
-
-pytestmark = [
-    pytest.mark.skipif(importlib.util.find_spec("gunicorn") is None, reason="gunicorn is not installed"),
-]
+from tests.integrations.web.support import Server, is_installed, python_command, requests, require
 
 Make = Callable[..., Server]
 
@@ -27,6 +22,7 @@ def gunicorn() -> Iterator[Make]:
     """
     Return a function that starts gunicorn with the configuration of the manual, and further arguments.
     """
+    require("gunicorn", is_installed("gunicorn"))
     servers: List[Server] = []
 
     def start(*arguments: Any, target: str = "clicks:application", **options: Any) -> Server:

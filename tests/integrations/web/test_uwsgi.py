@@ -13,13 +13,9 @@ from typing import Any, Callable, Iterator, List
 import pytest
 
 from tests.helpers import BOUND, eventually
-from tests.integrations.web.support import Server, requests, script
+from tests.integrations.web.support import Server, requests, require, script
 
 UWSGI = script("uwsgi")
-
-pytestmark = [
-    pytest.mark.skipif(UWSGI is None, reason="uWSGI is not installed"),
-]
 
 Make = Callable[..., Server]
 
@@ -29,6 +25,7 @@ def uwsgi() -> Iterator[Make]:
     """
     Return a function that starts uWSGI with the configuration of the manual, and further arguments.
     """
+    require("uWSGI", UWSGI)
     servers: List[Server] = []
 
     def start(*arguments: Any, processes: int = 2, is_lazy: bool = True, **options: Any) -> Server:
