@@ -18,5 +18,9 @@ def post_worker_init(worker):
 
 
 def worker_exit(server, worker):
+    from shop.pipelines import activity_buffer
+
+    if pipelines:
+        activity_buffer.close()  # requests that are late are refused: nobody would take what they push
     for pipeline in pipelines:
         pipeline.stop()
