@@ -44,6 +44,15 @@ from tests.helpers import (
 )
 
 
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: Any) -> None:
+    """
+    Between two attempts of a letter.
+    """
+    monkeypatch.setattr("broadway_sync.dead_letter.callback._RETRY_MAX", 0.02)
+    monkeypatch.setattr("broadway_sync.dead_letter.callback._RETRY_MIN", 0.01)
+
+
 def iterable(acks: Any, data: Any) -> Any:
     """
     Return the option ``producer`` for these messages.
