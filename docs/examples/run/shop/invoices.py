@@ -2,6 +2,7 @@
 Stores invoices, one JSON object a line, in a table.
 """
 
+import contextlib
 import json
 import sqlite3
 
@@ -14,10 +15,9 @@ class StoreInvoices:
 
     def handle_batch(self, batcher, messages, batch_info, context):
         rows = [(message.data["number"], message.data["amount"]) for message in messages]
-        with sqlite3.connect("invoices.db") as database:
+        with contextlib.closing(sqlite3.connect("invoices.db")) as database, database:
             database.execute("CREATE TABLE IF NOT EXISTS invoices (number, amount)")
             database.executemany("INSERT INTO invoices VALUES (?, ?)", rows)
-        database.close()
         return messages
 
 
