@@ -12,7 +12,7 @@ import signal
 import sys
 from contextlib import suppress
 from time import monotonic
-from typing import Optional, Set, Union
+from typing import Iterable, Optional, Set, Union
 
 DRAIN, NOW, READY = b"d", b"n", b"r"
 
@@ -154,8 +154,8 @@ def fork() -> Union[Child, ParentLine]:
     return Child(pid, orders[1], status[0]) if pid else ParentLine(orders[0], status[1])
 
 
-def unblock_signals() -> None:
+def unblock_signals(signals: Iterable[int]) -> None:
     """
-    In a forked child, when its own handlers stand.
+    In a forked child, when its own handlers of *signals* stand.
     """
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)

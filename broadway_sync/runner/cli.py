@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from importlib.metadata import PackageNotFoundError, version
 from typing import List, Optional
 
 from ..errors import BroadwayError
@@ -40,6 +41,7 @@ def main(arguments: Optional[List[str]] = None) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="broadway-sync", description="Run pipelines, check them, look into them.")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {_version()}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_run(commands.add_parser("run", help="run pipelines until they end or a signal comes"))
     check = commands.add_parser("check", help="validate pipelines and draw them; starts nothing")
@@ -50,6 +52,13 @@ def _parser() -> argparse.ArgumentParser:
     dump.set_defaults(command=_dump)
     commands.add_parser("health", help="read health files, for probes", add_help=False)
     return parser
+
+
+def _version() -> str:
+    try:
+        return version("broadway_sync")
+    except PackageNotFoundError:  # run from a tree that was never installed
+        return "of an unknown version"
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:

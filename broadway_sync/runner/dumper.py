@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any, Optional, Sequence
 
 from ..pipeline import Pipeline
+from .child import unblock_signals
 from .dump import dump_text
 from .endpoint import Endpoint
 from .logs import logger, say
@@ -46,6 +47,7 @@ class Dumper:
         os.set_blocking(self._wake, False)
         self._thread.start()
         self._previous = signal.signal(SIGNAL, self._handle)
+        unblock_signals([SIGNAL])
         return self
 
     def __exit__(self, *exc_info: Any) -> None:

@@ -100,10 +100,8 @@ def _find(pid: int) -> str:
         if _is_private(folder, uid) and os.path.exists(path):
             return path
     folders = " or ".join(_folders(pid, uid))
-    raise NoAnswerError(
-        f"process {pid} is no `broadway-sync run`, or has another temporary folder ({folders} was searched); "
-        f"`kill -USR1 {pid}` makes it write the dump to its own stderr"
-    )
+    searched = f"another temporary folder than this one ({folders} was searched)"
+    raise NoAnswerError(f"process {pid} is no `broadway-sync run`, or has {searched}")
 
 
 def _owner(pid: int) -> int:

@@ -117,9 +117,10 @@ class HealthJob:
         """
         Answer until the parent says enough, or there is none any more.
         """
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        signals = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+        for number in signals:
             signal.signal(number, signal.SIG_IGN)  # those who signal all processes do not mean this one: it goes last
-        unblock_signals()
+        unblock_signals(signals)
         try:
             self._serve(line)
         except ConfigurationError as error:

@@ -23,10 +23,7 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # a process and then its whole group, and nobody means that as "at once".
 ECHO = 0.05
 
-
-START_INTERRUPTED = (
-    "a start was interrupted by a second signal; what the pipeline had taken, if anything, is left behind"
-)
+START_INTERRUPTED = "a start was interrupted by a second signal; whatever the pipeline had taken is left behind"
 
 
 class StopNow(BaseException):
@@ -72,7 +69,7 @@ class StopSignals:
             for number in self._signals:
                 self._previous[number] = signal.signal(number, self._handle)
             if self._is_patient:  # forked with signals blocked, see child.py
-                unblock_signals()
+                unblock_signals(self._signals)
         except BaseException:
             self._restore()
             raise

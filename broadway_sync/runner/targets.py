@@ -87,7 +87,7 @@ def resolve(target: str) -> Any:
         Exception: What the module raised.
     """
     if not _FORM.fullmatch(target):
-        raise TargetError(f"{target}: expected package.module:name, such as shop.orders:pipeline")
+        raise TargetError(f"{target}: expected package.module:name, {_example(target)}")
     module_name, _, path = target.partition(":")
     found: Any = _import(target, module_name)
     module = found
@@ -97,6 +97,16 @@ def resolve(target: str) -> Any:
         except AttributeError:
             raise TargetError(f"{target}: {safe_name(found)} has no {name!r}{_hint(found, name, module)}") from None
     return found
+
+
+def _example(target: str) -> str:
+    """
+    Return the target that was probably meant: a path of a file, or a call, are what people try first.
+    """
+    path, _, name = target.strip().partition(":")
+    module = path[:-3] if path.endswith(".py") else path
+    meant = f"{os.path.normpath(module).replace(os.sep, '.')}:{name[:-2] if name.endswith('()') else name}"
+    return f"did you mean {meant}?" if _FORM.fullmatch(meant) else "such as shop.orders:pipeline"
 
 
 def add_current_directory() -> None:

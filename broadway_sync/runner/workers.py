@@ -27,7 +27,7 @@ from .exit_codes import ExitCode, worst
 from .jobs import KILL_AFTER, HealthJob, WorkerJob
 from .logs import LogHandler, logger, say
 from .options import RunOptions
-from .restarts import describe
+from .restarts import Next, describe
 from .signals import ECHO, STOP_SIGNALS
 from .slot import Birth, Slot
 from .targets import Target
@@ -238,7 +238,7 @@ class Workers:
             if ended is not None:
                 self._ended(slot, child.pid, *ended)
 
-    def _ended(self, slot: Slot, pid: int, code: int, follows: Any) -> None:
+    def _ended(self, slot: Slot, pid: int, code: int, follows: Next) -> None:
         text = f"{slot.name} (process {pid}) {describe(code)}"
         if follows.pause is not None:
             text += f", another one starts in {follows.pause:.1f} s" if follows.pause else ", another one starts"

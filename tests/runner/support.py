@@ -132,4 +132,4 @@ def wait_for_echo() -> None:
     """
     Let the time pass in which a second signal counts as the same one.
     """
-    time.sleep(2 * ECHO * SCALE)
+    time.sleep(10 * ECHO * SCALE)

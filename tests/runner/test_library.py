@@ -206,15 +206,17 @@ print(threading.active_count(), [name for name in ("statsd", "django", "flask") 
     assert run_python(source).stdout == "1 []\n"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["check", "--help"], ["dump", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["run", "--help"], ["check", "--help"], ["dump", "--help"]]
+)
 def test_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """
-    Every command explains itself.
+    Every command explains itself, and all have a version.
     """
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert caught.value.code == 0
-    assert "usage: broadway-sync" in capsys.readouterr().out
+    assert "broadway-sync" in capsys.readouterr().out
 
 
 def test_health_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

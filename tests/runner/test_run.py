@@ -121,8 +121,10 @@ def test_two_signals_at_once_are_one(runner: Start) -> None:
     """
     started = runner("gated")
     started.wait_for("in", 0)
+    started.signal(signal.SIGSTOP)  # so that both are there when it goes on
     started.signal(signal.SIGTERM)
     started.process.signal_group(signal.SIGINT)
+    started.signal(signal.SIGCONT)
     started.wait_for_output(": draining")
     started.open_gate()
     assert started.end() == 0, started

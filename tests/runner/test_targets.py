@@ -103,7 +103,11 @@ def test_one_or_several(make_pipeline: Any) -> None:
 MISTAKES = {
     "orders": "orders: expected package.module:name, such as shop.orders:pipeline",
     "shop.orders:": "shop.orders:: expected package.module:name, such as shop.orders:pipeline",
-    "shop/orders.py:x": "shop/orders.py:x: expected package.module:name, such as shop.orders:pipeline",
+    "shop/orders.py:x": "shop/orders.py:x: expected package.module:name, did you mean shop.orders:x?",
+    "./orders.py:x": "./orders.py:x: expected package.module:name, did you mean orders:x?",
+    "shop.orders:make()": "shop.orders:make(): expected package.module:name, did you mean shop.orders:make?",
+    "/srv/orders.py:x": "/srv/orders.py:x: expected package.module:name, such as shop.orders:pipeline",
+    "shop.orders:x(1)": "shop.orders:x(1): expected package.module:name, such as shop.orders:pipeline",
     "shopp.orders:x": "shopp.orders:x: there is no module 'shopp' (in {here} and sys.path were searched)",
     "shop.order:x": "shop.order:x: there is no module 'shop.order' (in {here} and sys.path were searched)",
     "shop.orders:pipelin": "shop.orders:pipelin: module 'shop.orders' has no 'pipelin', did you mean 'pipeline'?",

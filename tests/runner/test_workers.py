@@ -67,8 +67,10 @@ def test_signal_to_all_drains_while_handlers_are_busy(runner: Start) -> None:
     """
     started = runner("gated", "--processes", "2")
     wait_for_workers(started, 2, "in")
+    started.signal(signal.SIGSTOP)  # so that both are there when it goes on
     started.process.signal_group(signal.SIGINT)
     started.signal(signal.SIGTERM)
+    started.signal(signal.SIGCONT)
     started.wait_for_output(": draining", count=3)
     started.open_gate()
     assert started.end() == 0, started

@@ -10,6 +10,7 @@ from typing import Any, Deque, List, Tuple
 from ...acknowledger import Acknowledger
 from ...message import Message
 from ...runtime.wait_list import WaitList
+from .messages import offsets_of
 from .offsets import Lot
 
 Finished = Tuple[Lot, List[int]]
@@ -35,7 +36,7 @@ class KafkaAcknowledger(Acknowledger):
         """
         Note that messages are finished, whatever became of them.
         """
-        self._inbox.append((ack_ref, [message.acknowledger[2] for message in (*successful, *failed)]))
+        self._inbox.append((ack_ref, offsets_of([*successful, *failed] if failed else successful)))
         if self._waiting.parked:
             self._waiting.wake_all()
 

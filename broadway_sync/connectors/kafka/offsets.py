@@ -21,9 +21,11 @@ class Lot:
     somebody dropped a message without acknowledging it.
     """
 
-    __slots__ = ("__weakref__", "entry", "places", "tracker")
+    __slots__ = ("__weakref__", "acknowledger", "entry", "places", "tracker")
 
     def __init__(self, tracker: Tracker, entry: _Entry) -> None:
+        self.acknowledger: Any = None
+        """Of its messages; for whoever makes them."""
         self.tracker = tracker
         self.entry = entry
         self.places = tracker.places

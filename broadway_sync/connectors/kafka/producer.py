@@ -18,7 +18,7 @@ from ..common.reporter import Reporter
 from .assignments import Placement
 from .client import Client, load
 from .consumer import Consumer
-from .messages import RecordMessage
+from .messages import RecordMessage, lot_of
 from .offsets import Lot
 from .options import KafkaOptions
 from .partitions import Partitions
@@ -112,7 +112,11 @@ class KafkaProducer(Producer):
         acknowledger = consumer.acknowledger
         messages: List[Message] = []
         for key, lot, records in consumer.take(demand):
-            messages += [RecordMessage(record, (acknowledger, lot, record.offset), key) for record in records]
+            lot.acknowledger = acknowledger
+            # Each record goes when its message comes: more objects at a time would be more work for the collector.
+            records.reverse()
+            next_one = records.pop
+            messages += [RecordMessage(next_one(), lot, key) for _ in range(len(records))]
         return messages
 
     def prepare_for_draining(self) -> Iterable[Message]:
@@ -138,7 +142,7 @@ def _partition_by(number: int) -> Callable[[Message], int]:
 
     def partition_by(message: Message) -> int:
         # By the acknowledger, and not by batch_key: handle_message may put another one.
-        lot = message.acknowledger[1]
+        lot = lot_of(message)
         if lot.__class__ is Lot:
             place: int = lot.places[number]
             return place
