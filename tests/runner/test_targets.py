@@ -41,13 +41,14 @@ number = 3
 @pytest.fixture(autouse=True)
 def fresh_modules() -> Any:
     """
-    Forget the modules of the test.
+    Put away the modules of other shops, and forget those of the test.
     """
-    before, path = set(sys.modules), list(sys.path)
+    path = list(sys.path)
+    others = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] == "shop"}
     yield
-    for name in set(sys.modules) - before:
-        if name.startswith("shop"):
-            del sys.modules[name]
+    for name in [name for name in sys.modules if name.split(".")[0] == "shop"]:
+        del sys.modules[name]
+    sys.modules.update(others)
     sys.path[:] = path
 
 
