@@ -5,7 +5,7 @@ Google Pub/Sub, on its emulator: the client's own tightest loop, and our pipelin
 from __future__ import annotations
 
 import os
-from typing import Any, Dict
+from typing import Any, Dict, List
 
 from ..jobs import Figures
 from ..settings import Settings
@@ -42,18 +42,20 @@ def clear(broker: Any, target: Target) -> None:
 
 def raw(target: Target, settings: Settings) -> Figures:
     """
-    ``pull`` many, ``acknowledge`` as many, on one thread.
+    ``pull`` and ``acknowledge`` on one thread.
     """
     os.environ["PUBSUB_EMULATOR_HOST"] = target["endpoint"]
     client = library("google.cloud.pubsub_v1").SubscriberClient()
     stretch, last, number = Stretch(settings), settings.messages, 0
     subscription, is_warm = target["subscription"], False
+    ack_ids: List[str] = []
     while number < last:
         answer = client.pull(subscription=subscription, max_messages=settings.prefetch)
-        ack_ids = [received.ack_id for received in answer.received_messages]
-        if ack_ids:
+        ack_ids += [received.ack_id for received in answer.received_messages]
+        number += len(answer.received_messages)
+        if len(ack_ids) >= settings.acknowledge_every or number >= last:
             client.acknowledge(subscription=subscription, ack_ids=ack_ids)
-        number += len(ack_ids)
+            ack_ids = []
         if not is_warm and number >= stretch.first:
             is_warm, stretch.first = True, number
             stretch.meter.start()

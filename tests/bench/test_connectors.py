@@ -106,6 +106,18 @@ def test_messages_left_in_the_queue_fail_a_run(rabbitmq: RabbitMQ, monkeypatch: 
     assert targets[0] not in rabbitmq.ctl("list_queues", "name")
 
 
+def test_acknowledged_messages_do_not_fill_the_emulator(pubsub: PubSub) -> None:
+    """
+    It keeps them for as long as their subscription is there: after some runs it would do nothing but collect garbage.
+    """
+    brokers.started["pubsub"] = pubsub
+    with pubsub.subscriber() as subscriber:
+        before = list(subscriber.list_subscriptions(project=f"projects/{pubsub.project}"))
+        for job in ("google-cloud-pubsub", "PubSubProducer"):
+            runner.run_job(job, attrs.evolve(SMALL, prefetch=100, batch_size=100))
+        assert list(subscriber.list_subscriptions(project=f"projects/{pubsub.project}")) == before
+
+
 def test_missing_broker_skips_its_scenarios(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     With what it needs.

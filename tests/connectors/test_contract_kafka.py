@@ -10,7 +10,8 @@ import pytest
 
 from broadway_sync import Producer
 from broadway_sync.connectors.kafka import KafkaProducer
-from broadway_sync.testing import ConnectorContract, ConnectorHarness
+from broadway_sync.testing import ConnectorContract
+from tests.connectors.proxied import BACKOFF, ProxiedHarness
 from tests.helpers import SCALE
 
 SECRET, WRONG = "s3cret-of-the-contract", "wr0ng-for-the-contract"
@@ -20,15 +21,13 @@ PARTITIONS = 4
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 
 
-class KafkaHarness(ConnectorHarness):
+class KafkaHarness(ProxiedHarness):
     """
     A topic of four partitions, and a proxy before the broker.
 
     What remains is what lies behind the committed offsets.
     """
 
-    timeout = 20.0 * SCALE
-    stop_timeout = 2.0 * SCALE
     redelivery_timeout = 20.0 * SCALE
     # A member that does not poll for so long loses its partitions; one whose heartbeats stop loses them before.
     lease = 4.0
@@ -38,7 +37,7 @@ class KafkaHarness(ConnectorHarness):
 
     def __init__(self, kafka: Any, proxy: Any) -> None:
         self.kafka = kafka
-        self.proxy = proxy
+        super().__init__(proxy)
         self.topic = kafka.topic(partitions=PARTITIONS)
         self.group = kafka.group()
         from kafka import KafkaConsumer, TopicPartition
@@ -70,8 +69,7 @@ class KafkaHarness(ConnectorHarness):
             },
             # An option that the client takes and, without TLS, does not use.
             "client_config": {"extra_config": {"ssl_password": SECRET}},
-            "backoff_min": 0.05,
-            "backoff_max": 0.5,
+            **BACKOFF,
         }
         return KafkaProducer, options
 
@@ -83,22 +81,6 @@ class KafkaHarness(ConnectorHarness):
     def remaining(self) -> int:
         ends = self.consumer.end_offsets(self.partitions)
         return sum(end - (self.consumer.committed(partition) or 0) for partition, end in ends.items())
-
-    def cut(self) -> None:
-        self.proxy.reset()
-
-    def stall(self) -> None:
-        self.proxy.stall()
-
-    def resume(self) -> None:
-        self.proxy.resume()
-
-    def take_down(self) -> None:
-        self.proxy.refuse()
-        self.proxy.reset()
-
-    def bring_up(self) -> None:
-        self.proxy.accept()
 
 
 class TestKafka(ConnectorContract):

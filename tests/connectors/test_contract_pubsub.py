@@ -11,12 +11,13 @@ import pytest
 
 from broadway_sync import Producer
 from broadway_sync.connectors.pubsub import PubSubProducer
-from broadway_sync.testing import ConnectorContract, ConnectorHarness
+from broadway_sync.testing import ConnectorContract
 from tests.brokers.ports import HOST
+from tests.connectors.proxied import BACKOFF, ProxiedHarness
 from tests.helpers import SCALE
 
 
-class PubSubHarness(ConnectorHarness):
+class PubSubHarness(ProxiedHarness):
     """
     A subscription with the shortest deadline that there is, and a proxy before the emulator.
 
@@ -24,8 +25,6 @@ class PubSubHarness(ConnectorHarness):
     was brought to a snapshot of the first one.
     """
 
-    timeout = 20.0 * SCALE
-    stop_timeout = 2.0 * SCALE
     redelivery_timeout = 20.0 * SCALE
     lease = 10.0
     # A pull that finds nothing waits so long, and cannot be ended.
@@ -34,7 +33,7 @@ class PubSubHarness(ConnectorHarness):
 
     def __init__(self, pubsub: Any, proxy: Any) -> None:
         self.pubsub = pubsub
-        self.proxy = proxy
+        super().__init__(proxy)
         self.topic = pubsub.topic()
         self.subscription = pubsub.subscription(self.topic, ack_deadline_seconds=10)
         self.mirror = pubsub.subscription(self.topic)
@@ -49,8 +48,7 @@ class PubSubHarness(ConnectorHarness):
             "receive_interval": 0.05,
             "receive_timeout": self.linger,
             "on_failure": "nack",
-            "backoff_min": 0.05,
-            "backoff_max": 0.5,
+            **BACKOFF,
         }
         return PubSubProducer, options
 
@@ -61,22 +59,6 @@ class PubSubHarness(ConnectorHarness):
             client.seek(request={"subscription": self.mirror, "snapshot": snapshot})
             client.delete_snapshot(request={"snapshot": snapshot})
         return len(self.pubsub.take(self.mirror))
-
-    def cut(self) -> None:
-        self.proxy.reset()
-
-    def stall(self) -> None:
-        self.proxy.stall()
-
-    def resume(self) -> None:
-        self.proxy.resume()
-
-    def take_down(self) -> None:
-        self.proxy.refuse()
-        self.proxy.reset()
-
-    def bring_up(self) -> None:
-        self.proxy.accept()
 
 
 class TestPubSub(ConnectorContract):

@@ -10,20 +10,17 @@ import pytest
 
 from broadway_sync import Producer
 from broadway_sync.connectors.rabbitmq import RabbitMQProducer
-from broadway_sync.testing import ConnectorContract, ConnectorHarness, wait_until
-from tests.helpers import SCALE
+from broadway_sync.testing import ConnectorContract, wait_until
+from tests.connectors.proxied import BACKOFF, ProxiedHarness
 
 USER, PASSWORD, WRONG = "contract", "s3cret-of-the-contract", "wr0ng-for-the-contract"
 
 
-class RabbitMQHarness(ConnectorHarness):
+class RabbitMQHarness(ProxiedHarness):
     """
     A durable queue, and a proxy before the broker.
     """
 
-    timeout = 20.0 * SCALE
-    stop_timeout = 2.0 * SCALE
-    redelivery_timeout = 10.0 * SCALE
     is_ordered = True
     # A consumer that misses two heartbeats is disconnected.
     lease = 4.0
@@ -33,7 +30,7 @@ class RabbitMQHarness(ConnectorHarness):
 
     def __init__(self, rabbitmq: Any, proxy: Any) -> None:
         self.rabbitmq = rabbitmq
-        self.proxy = proxy
+        super().__init__(proxy)
         self.queue = rabbitmq.queue()
 
     def publish(self, data: List[str]) -> None:
@@ -51,29 +48,12 @@ class RabbitMQHarness(ConnectorHarness):
             "queue": self.queue,
             "connection": f"{url}?heartbeat=2",
             "on_failure": "reject_and_requeue",
-            "backoff_min": 0.05,
-            "backoff_max": 0.5,
+            **BACKOFF,
         }
         return RabbitMQProducer, options
 
     def remaining(self) -> int:
         return sum(self.rabbitmq.counts(self.queue))
-
-    def cut(self) -> None:
-        self.proxy.reset()
-
-    def stall(self) -> None:
-        self.proxy.stall()
-
-    def resume(self) -> None:
-        self.proxy.resume()
-
-    def take_down(self) -> None:
-        self.proxy.refuse()
-        self.proxy.reset()
-
-    def bring_up(self) -> None:
-        self.proxy.accept()
 
 
 @pytest.fixture(scope="module")

@@ -10,20 +10,17 @@ import pytest
 
 from broadway_sync import Producer
 from broadway_sync.connectors.sqs import SQSProducer
-from broadway_sync.testing import ConnectorContract, ConnectorHarness
-from tests.helpers import SCALE
+from broadway_sync.testing import ConnectorContract
+from tests.connectors.proxied import BACKOFF, ProxiedHarness
 
 SECRET = "s3cret-of-the-contract"
 
 
-class SQSHarness(ConnectorHarness):
+class SQSHarness(ProxiedHarness):
     """
     A queue whose messages are invisible for four seconds, and a proxy before the server.
     """
 
-    timeout = 20.0 * SCALE
-    stop_timeout = 2.0 * SCALE
-    redelivery_timeout = 10.0 * SCALE
     lease = 4.0
     # A receive waits so long for a message, and cannot be ended.
     linger = 1.0
@@ -32,7 +29,7 @@ class SQSHarness(ConnectorHarness):
 
     def __init__(self, server: Any, proxy: Any) -> None:
         self.server = server
-        self.proxy = proxy
+        super().__init__(proxy)
         self.queue_url = server.queue(VisibilityTimeout=4)
 
     def publish(self, data: List[str]) -> None:
@@ -44,30 +41,13 @@ class SQSHarness(ConnectorHarness):
             "wait_time_seconds": 1,
             "receive_interval": 0.05,
             "on_failure": ("nack", 0),
-            "backoff_min": 0.05,
-            "backoff_max": 0.5,
+            **BACKOFF,
             "config": {**self.server.client_options(self.proxy.port), "aws_secret_access_key": SECRET},
         }
         return SQSProducer, options
 
     def remaining(self) -> int:
         return sum(self.server.counts(self.queue_url))
-
-    def cut(self) -> None:
-        self.proxy.reset()
-
-    def stall(self) -> None:
-        self.proxy.stall()
-
-    def resume(self) -> None:
-        self.proxy.resume()
-
-    def take_down(self) -> None:
-        self.proxy.refuse()
-        self.proxy.reset()
-
-    def bring_up(self) -> None:
-        self.proxy.accept()
 
 
 class TestElasticMQ(ConnectorContract):

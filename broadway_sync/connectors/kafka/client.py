@@ -22,6 +22,7 @@ from types import SimpleNamespace
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Set, Type
 
 from ...errors import ConfigurationError
+from ..common.client_library import import_codec_of_host_names
 from .configuration import milliseconds, to_config
 from .failures import Ear, GroupError, NoPositionError, UnavailableError, translate
 from .options import KafkaOptions
@@ -384,11 +385,8 @@ def load() -> Any:
     Raises:
         ConfigurationError: It is not installed.
     """
+    import_codec_of_host_names()
     try:
-        # The codec of host names, which Python would import at the first connect, on a thread: the child of a fork at
-        # that moment would wait for the import for ever.
-        import encodings.idna  # noqa: F401
-
         import kafka
         from kafka.structs import OffsetAndMetadata, TopicPartition
     except ImportError as error:

@@ -32,8 +32,8 @@ from .partitions import Partitions, Share
 from .rebalances import Rebalances
 from .watch import Watch
 
-# Records in one poll: a poll costs two thread switches.
-_MOST_POLLED = 1000
+# Records in one poll: each costs some thread switches, here and in the stages that get what it brings.
+_MOST_POLLED = 2000
 # While enough waits the client is polled only so often: it has to be, to stay a member and to learn of a rebalance.
 # Pausing at once would be wasteful in 2.x, which throws away what it has fetched of a partition that is paused.
 _FULL_SECONDS = 0.5

@@ -38,7 +38,7 @@ class RecordMessage(Message):
         self._headers = record.headers or None
 
     @property
-    def acknowledger(self) -> Tuple[Any, Any, Any]:  # type: ignore[override]
+    def acknowledger(self) -> Tuple[Any, Any, Any]:
         """
         The consumer's acknowledger, the lot, the offset.
         """

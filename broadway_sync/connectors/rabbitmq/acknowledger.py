@@ -12,6 +12,7 @@ import attrs
 from ...acknowledger import Acknowledger
 from ...message import Message
 from ...rules import mistake
+from .messages import ack_data_of
 from .options import REJECT, REQUEUE, REQUEUE_ONCE, RabbitMQOptions
 
 NAMES = ("on_success", "on_failure")
@@ -78,7 +79,7 @@ _on_success, _on_failure = attrgetter("on_success"), attrgetter("on_failure")
 
 def _add(lots: Dict[str, List[int]], messages: List[Message], chosen: Callable[[Choice], str]) -> None:
     for message in messages:
-        tag, redelivered, choice = message.acknowledger[2]
+        tag, redelivered, choice = ack_data_of(message)
         outcome = chosen(choice)
         if outcome == REQUEUE_ONCE:
             outcome = REJECT if redelivered else REQUEUE

@@ -11,6 +11,7 @@ import contextlib
 from typing import Any, Callable, Iterable, List, Set
 
 from ...errors import ConfigurationError, ConnectorError
+from ..common.client_library import import_codec_of_host_names
 from .link import ConsumerCancelledError, Delivery, Link, OnDelivery
 from .options import ACK, REQUEUE, RabbitMQOptions
 from .parameters import parse, to_parameters
@@ -225,11 +226,8 @@ def _nothing() -> None:
 
 
 def _pika() -> Any:
+    import_codec_of_host_names()
     try:
-        # The codec of host names, which Python imports at the first connect, on a thread: a process that forks at that
-        # moment would have a child that waits for the import for ever. This comes before any thread.
-        import encodings.idna  # noqa: F401
-
         import pika
     except ImportError:
         raise ConfigurationError(

@@ -19,8 +19,9 @@ from ...runtime.wait_list import Latch, WaitList
 from ..common.events import ACKNOWLEDGE, CONNECT
 from ..common.reporter import Reporter, describe
 from .link import Client, advice
+from .messages import ack_data_of
 from .options import REQUEUE, RabbitMQOptions, merge
-from .session import Session, Waiting, count
+from .session import Session, count
 from .tags import Frame, Lot
 
 T = TypeVar("T")
@@ -65,8 +66,8 @@ class Connection:
         self._stage = stage
         self._reporter = reporter
         self._backoff = options.backoff()
-        self.waiting: Deque[Waiting] = deque()
-        """Deliveries that nobody has asked for; the connection's thread appends, the producer's takes."""
+        self.waiting: Deque[Message] = deque()
+        """What was delivered and nobody has asked for; the connection's thread appends, the producer's takes."""
         self.failure: Optional[BaseException] = None
         """Why the thread has ended, unless it was asked to."""
         self._session: Optional[Session] = None
@@ -89,8 +90,7 @@ class Connection:
         next_one, messages = self.waiting.popleft, []
         try:
             for _ in range(demand):
-                session, method, properties, body = next_one()
-                messages.append(session.to_message(method, properties, body))
+                messages.append(next_one())
         except IndexError:
             pass
         session_now = self._session
@@ -271,7 +271,7 @@ class Connection:
         if not session.is_no_ack:
             tags = []
             while self.waiting:
-                tags.append(self.waiting.popleft()[1].delivery_tag)
+                tags.append(ack_data_of(self.waiting.popleft())[0])
             self._settle(session, [(REQUEUE, tags)])
         self._drained.open()
 
@@ -279,7 +279,7 @@ class Connection:
         if session.is_consuming:
             session.is_consuming = False
             rest = self._call(session.link.cancel)
-            self.waiting.extend((session, *delivery) for delivery in rest)
+            self.waiting.extend(session.to_message(*delivery) for delivery in rest)
 
     def _regulate(self, session: Session) -> None:
         """

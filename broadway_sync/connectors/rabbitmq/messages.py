@@ -5,15 +5,68 @@ Messages out of deliveries.
 from __future__ import annotations
 
 from operator import attrgetter
-from typing import Any, Callable, Dict, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Sequence, Tuple
 
+from ...message import DEFAULT, Message
 from .options import FROM_METHOD
+
+if TYPE_CHECKING:
+    from .session import Session
 
 Read = Callable[[Any, Any], Optional[Dict[str, Any]]]
 """``read(method, properties)`` -> the metadata of one message, None for none."""
 
 DELIVERY_COUNT = "x-delivery-count"
 """The header in which quorum queues say how often a message came back."""
+
+
+class DeliveryMessage(Message):
+    """
+    A message whose acknowledger is made at the first look.
+
+    Made for each delivery, and so made quickly, with as few objects as possible: what refers to others and lives for a
+    while is work for the garbage collector.
+    """
+
+    __slots__ = ("_given", "_redelivered", "_session", "_tag")
+
+    def __init__(
+        self, session: Session, tag: int, redelivered: bool, body: bytes, metadata: Optional[Dict[str, Any]]
+    ) -> None:
+        self.data = body
+        self.batch_key = self.batcher = DEFAULT
+        self.batch_mode = "bulk"
+        self.status = "ok"
+        self.reason = None
+        self._metadata = metadata
+        self._claim = None
+        self._given: Optional[Tuple[Any, Any, Any]] = None  # the acknowledger, if somebody has put another one
+        self._session = session
+        self._tag = tag
+        self._redelivered = redelivered
+
+    @property
+    def acknowledger(self) -> Tuple[Any, Any, Any]:
+        """
+        The connector's acknowledger, the session, ``(tag, redelivered, choice)``.
+        """
+        if self._given is not None:
+            return self._given
+        session = self._session
+        return session.acknowledger, session, (self._tag, self._redelivered, session.choice)
+
+    @acknowledger.setter
+    def acknowledger(self, acknowledger: Tuple[Any, Any, Any]) -> None:
+        self._given = acknowledger
+
+
+def ack_data_of(message: Message) -> Any:
+    """
+    Return ``(tag, redelivered, choice)`` of *message*.
+    """
+    if isinstance(message, DeliveryMessage) and message._given is None:
+        return message._tag, message._redelivered, message._session.choice
+    return message.acknowledger[2]
 
 
 def metadata_reader(keys: Sequence[str]) -> Read:

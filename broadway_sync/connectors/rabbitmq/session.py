@@ -5,26 +5,25 @@ What one channel delivered, and what becomes of it.
 from __future__ import annotations
 
 from collections import deque
-from typing import Any, Callable, Deque, List, Tuple
+from typing import Any, Callable, Deque, List
 
 from ...acknowledger import NoopAcknowledger
 from ...message import Message
 from .acknowledger import ACKNOWLEDGER, Choice
 from .link import Link, OnDelivery
-from .messages import metadata_reader
+from .messages import DeliveryMessage, metadata_reader
 from .options import RabbitMQOptions
 from .tags import Frame, Lot, Tags
-
-Waiting = Tuple["Session", Any, Any, bytes]
-"""A delivery that no processor has asked for yet: ``(session, method, properties, body)``."""
 
 
 class Session:
     """
     The life of one channel, from its first delivery to its loss or end; the ``ack_ref`` of its messages.
 
-    Belongs to the connection's thread, but for :meth:`finish` and :meth:`to_message`, which any thread may call.
+    Belongs to the connection's thread, but for :meth:`finish`, which any thread may call.
     """
+
+    acknowledger = ACKNOWLEDGER
 
     link: Link
 
@@ -42,7 +41,8 @@ class Session:
         self.has_told = False
         """Whether it was said that outcomes came too late."""
         self._on_stale = on_stale
-        self._choice = Choice(options.on_success, options.on_failure)
+        self.choice = Choice(options.on_success, options.on_failure)
+        """What becomes of messages, unless ``configure_ack`` says otherwise."""
         self._read = metadata_reader(options.metadata)
         self.tags = Tags()
         self._is_first = True
@@ -52,28 +52,28 @@ class Session:
         # before it looks here, that thread clears this before it fetches: whoever comes second sees the other.
         self._is_posted = False
 
-    def delivery_callback(self, waiting: Deque[Waiting]) -> OnDelivery:
+    def delivery_callback(self, waiting: Deque[Message]) -> OnDelivery:
         """
-        Return the function that puts a delivery among those that wait: the one that runs for each message on the
-        connection's thread.
+        Return the function that puts the message of a delivery among those that wait: the one that runs for each of
+        them on the connection's thread.
         """
-        append, opened, is_no_ack = waiting.append, self.tags.open, self.is_no_ack
+        append, opened, read = waiting.append, self.tags.open, self._read
 
         def on_delivery(channel: Any, method: Any, properties: Any, body: bytes) -> None:
-            if not is_no_ack:
-                opened[method.delivery_tag] = True
-            append((self, method, properties, body))
+            tag = method.delivery_tag
+            opened[tag] = True
+            append(DeliveryMessage(self, tag, method.redelivered, body, read(method, properties)))
 
-        return on_delivery
+        def on_delivery_without_ack(channel: Any, method: Any, properties: Any, body: bytes) -> None:
+            append(self.to_message(method, properties, body))
+
+        return on_delivery_without_ack if self.is_no_ack else on_delivery
 
     def to_message(self, method: Any, properties: Any, body: bytes) -> Message:
         """
-        Return the message of a delivery.
+        Return the message of a delivery that the broker regards as acknowledged.
         """
-        if self.is_no_ack:
-            return Message(body, NoopAcknowledger.init(), metadata=self._read(method, properties))
-        ack_data = (method.delivery_tag, method.redelivered, self._choice)
-        return Message(body, (ACKNOWLEDGER, self, ack_data), metadata=self._read(method, properties))
+        return Message(body, NoopAcknowledger.init(), metadata=self._read(method, properties))
 
     def finish(self, lots: List[Lot]) -> None:
         """

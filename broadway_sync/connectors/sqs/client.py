@@ -20,6 +20,7 @@ import uuid
 from typing import Any, Callable, Container, Dict, Iterable, List, Mapping, Optional
 
 from ...errors import ConfigurationError
+from ..common.client_library import import_codec_of_host_names
 from ..common.polling_client import Action, Delivery, PollingClient, Refusal
 from .deliveries import to_delivery
 from .errors import code_of, explain, is_denied, is_passing
@@ -57,11 +58,8 @@ def require() -> Any:
     Raises:
         ConfigurationError: It is not installed.
     """
+    import_codec_of_host_names()
     try:
-        # Looking a host up imports this codec at its first use. A process that forks just then has a child in which
-        # every connection waits for the import lock for ever; so it is imported before there is any thread.
-        import encodings.idna  # noqa: F401
-
         import boto3
     except ImportError as error:
         raise ConfigurationError(

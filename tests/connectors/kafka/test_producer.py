@@ -198,7 +198,7 @@ def test_back_pressure() -> None:
         client = kafka.clients[0]
         eventually(lambda: client.asleep == {A, B}, "both paused")
         polls, fetched = client.polls, dict(client.positions)
-        assert max(fetched.values()) <= 4000 + 1000 + 40
+        assert max(fetched.values()) <= 4000 + 2000 + 40
         eventually(lambda: client.polls > polls + 1, "more polls")
         assert client.positions == fetched
         seen.door.open()

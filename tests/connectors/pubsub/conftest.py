@@ -10,7 +10,8 @@ import pytest
 
 from broadway_sync.connectors.pubsub import PubSubProducer
 from tests.brokers.pubsub import PubSub
-from tests.connectors.pubsub.support import LEASE, QUICK, Recorder
+from tests.connectors.pubsub.support import LEASE, QUICK
+from tests.connectors.recorder import Recorder
 
 
 @pytest.fixture

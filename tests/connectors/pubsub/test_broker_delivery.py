@@ -15,7 +15,8 @@ from broadway_sync import Message
 from broadway_sync.connectors.common.events import ACKNOWLEDGE, RECEIVE
 from broadway_sync.connectors.pubsub import PubSubProducer
 from tests.brokers.pubsub import PubSub
-from tests.connectors.pubsub.support import LEASE, LONG, Recorder, failures, is_empty, numbers
+from tests.connectors.pubsub.support import LEASE, failures, is_empty, numbers
+from tests.connectors.recorder import LONG, Recorder
 from tests.helpers import Gate, eventually, stage_threads
 
 

@@ -15,7 +15,8 @@ import pytest
 from broadway_sync import Message
 from broadway_sync.connectors.common.events import ACKNOWLEDGE, CONNECT, RECEIVE
 from tests.brokers.pubsub import PubSub
-from tests.connectors.pubsub.support import LEASE, LONG, Recorder, failures, is_empty, numbers
+from tests.connectors.pubsub.support import LEASE, failures, is_empty, numbers
+from tests.connectors.recorder import LONG, Recorder
 from tests.helpers import SCALE, Call, Gate, eventually, stage_threads
 
 CONSUMER = "tests.connectors.pubsub.consumer"

@@ -10,7 +10,8 @@ from typing import Any, Callable
 
 import broadway_sync
 from tests.brokers.pubsub import PubSub
-from tests.connectors.pubsub.support import LONG, is_empty
+from tests.connectors.pubsub.support import is_empty
+from tests.connectors.recorder import LONG
 from tests.helpers import eventually
 
 EXAMPLE = Path(broadway_sync.__file__).resolve().parent.parent / "docs" / "examples" / "pubsub_pipeline.py"

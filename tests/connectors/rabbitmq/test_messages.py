@@ -1,15 +1,19 @@
 """
-Metadata: what was asked for, and the delivery count wherever the broker gives it.
+The message of a delivery. Its metadata: what was asked for, and the delivery count wherever the broker gives it.
 """
 
 from __future__ import annotations
 
+import copy
 from types import SimpleNamespace
 from typing import Any
 
+import attrs
 import pytest
 
-from broadway_sync.connectors.rabbitmq.messages import metadata_reader
+from broadway_sync import Message, NoopAcknowledger
+from broadway_sync.connectors.rabbitmq.acknowledger import ACKNOWLEDGER, Choice
+from broadway_sync.connectors.rabbitmq.messages import DeliveryMessage, ack_data_of, metadata_reader
 from broadway_sync.connectors.rabbitmq.options import FROM_METHOD, FROM_PROPERTIES, METADATA_KEYS
 
 METHOD = SimpleNamespace(**{key: f"method {key}" for key in FROM_METHOD})
@@ -58,3 +62,51 @@ def test_only_what_was_asked_for() -> None:
         "routing_key": "method routing_key",
         "persistent": False,
     }
+
+
+SESSION: Any = SimpleNamespace(acknowledger=ACKNOWLEDGER, choice=Choice("ack", "reject"))
+ACK_DATA = (7, True, SESSION.choice)
+
+
+def make(metadata: Any = None) -> DeliveryMessage:
+    """
+    Return the message of a delivery.
+    """
+    return DeliveryMessage(SESSION, 7, True, b"body", metadata)
+
+
+def test_it_is_what_a_message_is() -> None:
+    """
+    It has every field of a message, with the same defaults.
+    """
+    message = make()
+    plain = Message(b"body", (ACKNOWLEDGER, SESSION, ACK_DATA))
+    for field in attrs.fields(Message):
+        assert getattr(message, field.name) == getattr(plain, field.name), field.name
+    assert message.metadata == {} and make({"a": 1}).metadata == {"a": 1}
+    assert not message.is_acknowledged()
+    assert not hasattr(message, "__dict__")
+    assert repr(message).startswith("DeliveryMessage(data=b'body'")
+
+
+def test_acknowledger_can_be_replaced() -> None:
+    """
+    By ``configure_ack``, or as a whole: then what was put there counts.
+    """
+    message = make()
+    assert ack_data_of(message) == ACK_DATA
+    message.configure_ack(on_failure="ack")
+    assert message.acknowledger == (ACKNOWLEDGER, SESSION, (7, True, Choice("ack", "ack")))
+    assert ack_data_of(message) == message.acknowledger[2]
+    message.acknowledger = NoopAcknowledger.init()
+    assert message.acknowledger == NoopAcknowledger.init()
+    assert ack_data_of(make()) == ACK_DATA
+
+
+def test_copy() -> None:
+    """
+    A copy is acknowledged as its original would be.
+    """
+    again = copy.copy(make({"a": 1}))
+    assert (again.data, again.metadata, again.acknowledger) == (b"body", {"a": 1}, (ACKNOWLEDGER, SESSION, ACK_DATA))
+    assert ack_data_of(again) == ACK_DATA

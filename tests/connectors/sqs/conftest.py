@@ -8,7 +8,8 @@ from typing import Any, Callable
 
 import pytest
 
-from tests.connectors.sqs.support import Recorder, module
+from tests.connectors.recorder import Recorder
+from tests.connectors.sqs.support import module
 
 
 @pytest.fixture

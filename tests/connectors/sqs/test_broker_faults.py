@@ -18,7 +18,8 @@ import pytest
 from broadway_sync import ConnectorError, Message, PipelineFailedError
 from broadway_sync.connectors.common.events import ACKNOWLEDGE, CONNECT, RECEIVE
 from broadway_sync.connectors.sqs.client import SQSClient
-from tests.connectors.sqs.support import FAST, LONG, Recorder, failures, said
+from tests.connectors.recorder import LONG, Recorder
+from tests.connectors.sqs.support import FAST, failures, said
 from tests.helpers import eventually, stage_threads
 
 CONSUMER = "tests.connectors.sqs.consumer"

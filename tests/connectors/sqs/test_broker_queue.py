@@ -11,7 +11,8 @@ import pytest
 
 from broadway_sync import Message
 from broadway_sync.connectors.common.events import ACKNOWLEDGE, RECEIVE
-from tests.connectors.sqs.support import LONG, Recorder, failures, said
+from tests.connectors.recorder import LONG, Recorder
+from tests.connectors.sqs.support import failures, said
 from tests.helpers import eventually, stage_threads
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 from tests.brokers.sqs import CREDENTIALS, REGION
-from tests.connectors.sqs.support import LONG
+from tests.connectors.recorder import LONG
 from tests.helpers import eventually
 
 EXAMPLE = Path(__file__).resolve().parents[3] / "docs" / "examples" / "sqs_pipeline.py"

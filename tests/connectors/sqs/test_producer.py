@@ -16,7 +16,8 @@ from broadway_sync.connectors.common.events import LEASE_LOST
 from broadway_sync.connectors.common.polling_client import Action, Delivery, Refusal
 from broadway_sync.connectors.sqs import SQSProducer
 from tests.connectors.common.fake_source import FakeSource, Item
-from tests.connectors.sqs.support import Recorder, failures
+from tests.connectors.recorder import Recorder
+from tests.connectors.sqs.support import failures
 from tests.helpers import BOUND, QUIET, eventually, stage_threads
 
 URL = "https://sqs.eu-west-1.amazonaws.com/123456789012/invoices"
