@@ -12,7 +12,8 @@ import pytest
 from broadway_sync import ConfigurationError, PipelineFailedError
 from broadway_sync.connectors.pubsub import PubSubProducer
 from broadway_sync.dead_letter import DeadLetter, LetterRefusedError, PartlyWrittenError, PubSubLetters
-from tests.connectors.pubsub.support import LONG, QUICK
+from tests.connectors.pubsub.support import QUICK
+from tests.connectors.recorder import LONG
 from tests.dead_letter.support import MemoryLetters, failing_handler, letter
 from tests.helpers import Call, eventually
 

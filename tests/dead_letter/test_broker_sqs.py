@@ -12,7 +12,8 @@ import pytest
 
 from broadway_sync import ConfigurationError, PipelineFailedError
 from broadway_sync.dead_letter import DeadLetter, LetterRefusedError, PartlyWrittenError, SQSLetters
-from tests.connectors.sqs.support import LONG, module
+from tests.connectors.recorder import LONG
+from tests.connectors.sqs.support import module
 from tests.dead_letter.support import MemoryLetters, failing_handler, letter
 from tests.helpers import Call, eventually
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from broadway_sync import Message, Retry
-from tests.connectors.sqs.support import LONG, module
+from tests.connectors.recorder import LONG
+from tests.connectors.sqs.support import module
 from tests.helpers import SCALE, eventually, make_handler
 
 
