@@ -103,11 +103,14 @@ assert ask(port) == 200
 assert os.path.exists(path)
 
 hold_r, hold_w = os.pipe()
+ready_r, ready_w = os.pipe()
 pid = os.fork()
 if pid == 0:
     os.close(hold_w)
+    os.write(ready_w, b"x")  # its hooks of the fork have run
     os.read(hold_r, 1)
     os._exit(0)
+os.read(ready_r, 1)
 pipeline.stop()
 monitor.stop()
 with HealthMonitor(make(), port=port):  # while the child is alive: it does not hold the port
