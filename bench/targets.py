@@ -82,7 +82,7 @@ TARGETS: Mapping[str, Tuple[Target, ...]] = {
     "soak messages=10000000": (Target("growth_mb", at_most=2),),
     "pinned max_demand=10": _ratio(1.0),
     **{f"rabbitmq batch_size={size}": _ratio(0.9) for size in (0, 100)},
-    "kafka batch_size=0 max_demand=100": _ratio(0.9),
+    **{f"kafka batch_size=0 max_demand={demand}": _ratio(0.9) for demand in (10, 100)},
     "kafka batch_size=500 max_demand=1000": _ratio(0.9),
     **{f"sqs batch_size={size}": _ratio(0.9) for size in (0, 10)},
     **{f"pubsub batch_size={size}": _ratio(0.9) for size in (0, 500)},
