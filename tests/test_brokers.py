@@ -933,6 +933,18 @@ def test_sqs_keeps_messages(name: str, hard: bool, request: pytest.FixtureReques
     assert plain.rpartition("/")[2] in server.arn(plain)
 
 
+def test_elasticmq_is_ready_when_it_has_its_queues_back(elasticmq: ElasticMQ) -> None:
+    """
+    It serves before it has read its file: with many queues in it, the next call used to miss one.
+    """
+    queues = [elasticmq.queue() for _ in range(200)]
+    elasticmq.send(queues[0], ["first"])
+    elasticmq.send(queues[-1], ["last"])
+    for _ in range(3):
+        elasticmq.restart(hard=True)
+        assert elasticmq.counts(queues[0]) == elasticmq.counts(queues[-1]) == (1, 0, 0)
+
+
 def test_pubsub_messages(pubsub: PubSub) -> None:
     """
     What is published is pulled; after a restart everything is gone and can be made again under the same names.

@@ -4,6 +4,8 @@ ElasticMQ, a server of SQS with the most complete behaviour, from the jars that 
 
 from __future__ import annotations
 
+from typing import Iterable
+
 from tests.brokers.broker import JARS, java, java_missing
 from tests.brokers.ports import HOST
 from tests.brokers.sqs import REGION, SQSServer, boto3_missing
@@ -26,6 +28,8 @@ class ElasticMQ(SQSServer):
     def __init__(self, durable: bool = True) -> None:
         super().__init__()
         self._durable = durable
+        self._stored: set[str] = set()  # the names of the queues that a restart has to bring back
+        self._log_start = 0  # where the log of the present process begins, in bytes
 
     @property
     def _storage(self) -> str:
@@ -41,10 +45,29 @@ class ElasticMQ(SQSServer):
             return f"needs ElasticMQ in {JARS / 'elasticmq'} (make brokers)"
         return boto3_missing() or java_missing()
 
+    def send(self, queue_url: str, bodies: Iterable[str], group: str | None = None) -> None:
+        """
+        Send messages; from then on the queue is in the file, which an empty new one may not be yet.
+        """
+        super().send(queue_url, bodies, group)
+        self._stored.add(queue_url.rpartition("/")[2])
+
+    def is_ready(self) -> bool:
+        """
+        Whether it answers, and has its queues back: it begins to serve before it has read them from its file.
+        """
+        if not super().is_ready():
+            return False
+        with open(str(self.log), "rb") as log:
+            log.seek(self._log_start)
+            restored = {line.split()[-1] for line in log.read().decode().splitlines() if "Restored" in line}
+        return not self._durable or restored.issuperset(self._stored)
+
     def prepare(self) -> None:
         """
         Write the configuration.
         """
+        self._log_start = self.log.stat().st_size if self.log.exists() else 0
         (self.folder / "elasticmq.conf").write_text(
             f"""include classpath("application.conf")
 node-address {{ protocol = http, host = "{HOST}", port = {self.port}, context-path = "" }}
