@@ -158,6 +158,12 @@ class PikaLink:
         with contextlib.suppress(Exception):  # closed meanwhile: then nobody waits
             self._connection.add_callback_threadsafe(_nothing)
 
+    def wake_in(self, seconds: float) -> None:
+        """
+        See :meth:`Link.wake_in`.
+        """
+        self._connection.call_later(seconds, _nothing)
+
     def abort(self) -> None:
         """
         See :meth:`Link.abort`.

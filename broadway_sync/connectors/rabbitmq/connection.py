@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from time import monotonic
-from typing import Any, Callable, Deque, Dict, List, Optional, Sequence, TypeVar
+from typing import Any, Callable, Deque, Dict, List, Optional, TypeVar
 
 from ...errors import ConnectorError
 from ...message import Message
@@ -21,8 +21,8 @@ from ..common.reporter import Reporter, describe
 from .link import Client, advice
 from .messages import ack_data_of
 from .options import REQUEUE, RabbitMQOptions, merge
-from .session import Session, count
-from .tags import Frame, Lot
+from .session import Session
+from .settling import Settling
 
 T = TypeVar("T")
 
@@ -217,11 +217,12 @@ class Connection:
         """
         The connection is lost: drop what waits, as the broker delivers it again.
         """
+        left = len(session.tags.open) + len(session.tags.held)
         session.end()
         if not session.is_no_ack:
             self.waiting.clear()
         if self._wanted == CONSUME:
-            again = f"{len(session.tags.open)} messages will be delivered again" if session.tags.open else ""
+            again = f"{left} messages will be delivered again" if left else ""
             self._reporter.down(error, "; ".join(filter(None, (advice(error), again))))
 
     def _serve(self, session: Session) -> None:
@@ -231,39 +232,22 @@ class Connection:
         Raises:
             _LostError: It is gone.
         """
-        link = session.link
+        settling = Settling(session, self._reporter, self._call)
         while self._wanted != CLOSE:
             if self._wanted == DRAIN and not self._drained.is_open:
-                self._stop_deliveries(session)
-            self._call(link.run)
+                self._stop_deliveries(session, settling)
+            self._call(session.link.run)
             if self.waiting:
                 self._stage.wake()
-            self._settle(session, session.fetch())
+            settling.settle(session.fetch())
+            settling.release_in_time()
             if session.is_no_ack:
                 self._regulate(session)
-        self._settle(session, session.fetch())
-        link.close(CLOSE_PATIENCE)
+        settling.settle(session.fetch())
+        settling.release()
+        session.link.close(CLOSE_PATIENCE)
 
-    def _settle(self, session: Session, lots: List[Lot]) -> None:
-        """
-        Send the outcomes of messages.
-        """
-        frames = session.frames(lots) if lots else ()
-        if not frames:
-            return
-        if not any(self._reporter.is_heard((*ACKNOWLEDGE, end)) for end in ("start", "stop", "exception")):
-            self._send(session, frames)
-            return
-        for action in dict.fromkeys(frame[0] for frame in frames):
-            number = count([lot for lot in lots if lot[0] == action])
-            with self._reporter.span(ACKNOWLEDGE, action=action, count=number) as span:
-                self._send(session, [frame for frame in frames if frame[0] == action])
-                span.stop_metadata["failed"] = 0
-
-    def _send(self, session: Session, frames: Sequence[Frame]) -> None:
-        self._call(lambda: session.link.settle(frames))
-
-    def _stop_deliveries(self, session: Session) -> None:
+    def _stop_deliveries(self, session: Session, settling: Settling) -> None:
         """
         Cancel the consumer; what waits goes back to the broker, or with ``no_ack`` to the producer.
         """
@@ -272,7 +256,7 @@ class Connection:
             tags = []
             while self.waiting:
                 tags.append(ack_data_of(self.waiting.popleft())[0])
-            self._settle(session, [(REQUEUE, tags)])
+            settling.settle([(REQUEUE, tags)])
         self._drained.open()
 
     def _cancel(self, session: Session) -> None:

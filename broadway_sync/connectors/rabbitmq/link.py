@@ -74,6 +74,14 @@ class Link(Protocol):
         End the present or the next :meth:`run`. Thread-safe. Does not raise.
         """
 
+    def wake_in(self, seconds: float) -> None:
+        """
+        End the :meth:`run` that is under way so many seconds from now.
+
+        Raises:
+            Exception: The connection is gone.
+        """
+
     def abort(self) -> None:
         """
         Cut the connection, so that every call fails at once. Thread-safe. Does not raise.

@@ -15,6 +15,9 @@ from .messages import DeliveryMessage, metadata_reader
 from .options import RabbitMQOptions
 from .tags import Frame, Lot, Tags
 
+# Of what the broker sends ahead, so little is held back at most that it hardly ever has to wait for it.
+_HELD_PART = 4
+
 
 class Session:
     """
@@ -44,7 +47,7 @@ class Session:
         self.choice = Choice(options.on_success, options.on_failure)
         """What becomes of messages, unless ``configure_ack`` says otherwise."""
         self._read = metadata_reader(options.metadata)
-        self.tags = Tags()
+        self.tags = Tags(options.prefetch_count // _HELD_PART)
         self._is_first = True
         # What stages have finished and the connection's thread has not fetched. Appended to by any thread.
         self._finished: Deque[Lot] = deque()
@@ -118,9 +121,10 @@ class Session:
         The channel is gone: what is finished from now on is stale, and so is what was not sent.
         """
         self.is_over = True
-        lots = self.fetch()
-        if lots:
-            self._on_stale(self, count(lots))
+        number = count(self.fetch()) + len(self.tags.held)
+        self.tags.held = []
+        if number:
+            self._on_stale(self, number)
 
 
 def count(lots: List[Lot]) -> int:

@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import queue
 import threading
+from time import monotonic
 from types import SimpleNamespace
-from typing import Any, Callable, Dict, Iterable, List, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
 
 from broadway_sync.connectors.rabbitmq.options import FROM_PROPERTIES, RabbitMQOptions
 from tests.helpers import eventually, get
@@ -36,6 +37,7 @@ class FakeLink:
         self.cancel_gate: Any = None
         self.on_delivery = on_delivery
         self.last_tag = 0
+        self._wakes_at: Optional[float] = None
         self._commands: queue.Queue[Callable[[], Any]] = queue.Queue()
 
     # ---- for tests
@@ -86,7 +88,13 @@ class FakeLink:
         Obey the next command.
         """
         assert threading.current_thread().name == self.thread
-        get(self._commands, "a command")()
+        if self._wakes_at is None:
+            get(self._commands, "a command")()
+            return
+        try:
+            self._commands.get(timeout=max(0.0, self._wakes_at - monotonic()))()
+        except queue.Empty:
+            self._wakes_at = None
 
     def settle(self, frames: Iterable[Tuple[str, int, bool]]) -> None:
         """
@@ -135,6 +143,13 @@ class FakeLink:
         """
         self.wakes += 1
         self._commands.put(lambda: None)
+
+    def wake_in(self, seconds: float) -> None:
+        """
+        End ``run`` then.
+        """
+        assert threading.current_thread().name == self.thread
+        self._wakes_at = monotonic() + seconds
 
     def abort(self) -> None:
         """

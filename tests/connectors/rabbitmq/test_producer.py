@@ -11,9 +11,10 @@ from typing import Any, List
 
 import pytest
 
-from broadway_sync import Message, telemetry
+from broadway_sync import DrainTimeoutError, Message, telemetry
 from broadway_sync.connectors.common import events
 from broadway_sync.connectors.rabbitmq import connection as connection_module
+from broadway_sync.connectors.rabbitmq import settling
 from broadway_sync.connectors.rabbitmq.session import Session
 from tests.connectors.rabbitmq.fake import FakeClient
 from tests.connectors.rabbitmq.support import Seen, bodies, texts
@@ -125,6 +126,103 @@ def test_acknowledgements_never_wait_for_the_connection(make_pipeline: Any, clie
         assert (link.frames, link.wakes) == ([], 1)
         go_on.set()
         eventually(lambda: any(tag == 20 for _, tag, _ in link.frames), "the last one is sent now")
+
+
+TWO = {"default": {"concurrency": 2, "max_demand": 1}}
+
+
+@pytest.fixture
+def first_hangs(gate: Any) -> Seen:
+    """
+    Return a handler that waits at the gate with the first message.
+    """
+    return Seen(lambda message: gate.wait() if message.data == b"0" else None)
+
+
+def held(seen: Seen) -> List[int]:
+    """
+    Return the tags of acknowledgements that wait for an older message.
+    """
+    messages = list(seen.messages)
+    return sorted(messages[0].acknowledger[1].tags.held) if messages else []
+
+
+def test_one_frame_for_what_waited_for_an_older_one(
+    make_pipeline: Any, client: Any, gate: Any, first_hangs: Seen, monkeypatch: Any, listen: Any
+) -> None:
+    """
+    What is finished behind a message that is in work goes with it, and is counted when it goes.
+    """
+    monkeypatch.setattr(settling, "HOLD_SECONDS", 60.0)
+    heard = listen((*events.ACKNOWLEDGE, "stop"))
+    with make_pipeline(first_hangs, producer=client.producer(), processors=TWO):
+        link = client.opened()
+        link.deliver(*bodies(4))
+        first_hangs.wait(bodies(4))
+        gate.arrived()
+        eventually(lambda: held(first_hangs) == [2, 3, 4], "they are held")
+        assert (link.frames, heard) == ([], [])
+        gate.open()
+        assert link.wait_for_frames(1) == [("ack", 4, True)]
+    assert [event[2]["count"] for event in heard] == [4]
+
+
+def test_an_older_one_does_not_hold_others_up(
+    make_pipeline: Any, client: Any, gate: Any, first_hangs: Seen, listen: Any
+) -> None:
+    """
+    After a moment they are acknowledged without it.
+    """
+    heard = listen((*events.ACKNOWLEDGE, "stop"))
+    with make_pipeline(first_hangs, producer=client.producer(), processors=TWO):
+        link = client.opened()
+        link.deliver(*bodies(4))
+        gate.arrived()
+        assert sorted(link.wait_for_frames(3)) == [("ack", tag, False) for tag in (2, 3, 4)]
+        link.deliver(*bodies(2, 4))
+        assert sorted(link.wait_for_frames(5)[3:]) == [("ack", tag, False) for tag in (5, 6)]
+        gate.open()
+        assert link.wait_for_frames(6)[5:] == [("ack", 1, False)]
+    eventually(lambda: sum(event[2]["count"] for event in heard) == 6, "each is counted once")
+
+
+def test_what_waits_for_an_older_one_is_sent_before_the_end(
+    make_pipeline: Any, client: Any, gate: Any, first_hangs: Seen, monkeypatch: Any
+) -> None:
+    """
+    Also if that one hangs and is left behind.
+    """
+    monkeypatch.setattr(settling, "HOLD_SECONDS", 60.0)
+    with make_pipeline(first_hangs, producer=client.producer(), processors=TWO) as pipeline:
+        link = client.opened()
+        link.deliver(*bodies(2))
+        gate.arrived()
+        eventually(lambda: held(first_hangs) == [2], "it is held")
+        with pytest.raises(DrainTimeoutError):
+            pipeline.stop(timeout=0.1)
+        assert link.wait_for_frames(1) == [("ack", 2, False)]
+        gate.open()
+
+
+def test_what_waits_for_an_older_one_is_lost_with_its_connection(
+    make_pipeline: Any, client: Any, gate: Any, first_hangs: Seen, monkeypatch: Any, caplog: Any, listen: Any
+) -> None:
+    """
+    It is counted and said as any acknowledgement that comes too late.
+    """
+    monkeypatch.setattr(settling, "HOLD_SECONDS", 60.0)
+    heard = listen((*events.ACKNOWLEDGE, "exception"))
+    with make_pipeline(first_hangs, producer=client.producer(), processors=TWO):
+        first = client.opened()
+        first.deliver(*bodies(3))
+        gate.arrived()
+        eventually(lambda: held(first_hangs) == [2, 3], "they are held")
+        first.fail(OSError("cut"))
+        client.opened()
+        gate.open()
+        eventually(lambda: sum(event[2]["count"] for event in heard) == 3, "all are counted")
+    assert first.frames == []
+    assert any("3 messages will be delivered again" in text for text in texts(caplog))
 
 
 def test_failed_messages(make_pipeline: Any, client: Any) -> None:

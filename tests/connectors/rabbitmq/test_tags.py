@@ -15,11 +15,11 @@ from broadway_sync.connectors.rabbitmq.tags import Tags
 ACTIONS = ("ack", "reject", "reject_and_requeue")
 
 
-def opened(*numbers: int) -> Tags:
+def opened(*numbers: int, most_held: int = 0) -> Tags:
     """
     Return tags that were delivered and nothing else.
     """
-    tags = Tags()
+    tags = Tags(most_held)
     tags.open.update(dict.fromkeys(numbers, True))
     return tags
 
@@ -104,16 +104,66 @@ def test_shared_channel() -> None:
     assert tags.settle([("ack", [2, 3, 5])]) == [("ack", 2, False), ("ack", 3, False), ("ack", 5, False)]
 
 
-def test_memory_is_that_of_open_messages() -> None:
+def test_held_for_the_one_before() -> None:
     """
-    However many messages pass one that is never finished, only open ones are remembered.
+    Messages that are finished behind an open one go with its frame, also when that one is rejected.
     """
-    tags = opened(1)
+    tags = opened(1, 2, 3, 4, 5, 6, most_held=2)
+    assert tags.settle([("ack", [3])]) == tags.settle([("ack", [2])]) == []
+    assert (tags.held, tags.take_acknowledged()) == ([3, 2], 0)
+    assert tags.settle([("ack", [1])]) == [("ack", 3, True)]
+    assert (tags.held, tags.take_acknowledged()) == ([], 3)
+    assert tags.settle([("ack", [5])]) == []
+    assert tags.settle([("reject", [4])]) == [("reject", 4, False), ("ack", 5, False)]
+    assert list(tags.open) == [6]
+
+
+def test_held_for_a_moment_only() -> None:
+    """
+    Whoever keeps the time releases what is held.
+    """
+    tags = opened(1, 2, 3, 4, most_held=2)
+    assert tags.release() == []
+    assert tags.settle([("ack", [4, 2])]) == []
+    assert tags.release() == [("ack", 4, False), ("ack", 2, False)]
+    assert (tags.release(), tags.take_acknowledged()) == ([], 2)
+    assert tags.settle([("ack", [3, 1])]) == [("ack", 3, True)]
+
+
+def test_no_more_than_so_many_are_held() -> None:
+    """
+    The broker must not have to wait for what is held.
+    """
+    tags = opened(1, 2, 3, 4, 5, most_held=2)
+    assert tags.settle([("ack", [2, 3])]) == []
+    assert tags.settle([("ack", [4])]) == [("ack", 2, False), ("ack", 3, False), ("ack", 4, False)]
+    assert tags.settle([("ack", [5])]) == []
+
+
+def test_nothing_is_held_on_a_shared_channel() -> None:
+    """
+    One frame for many is not to be had there.
+    """
+    tags = opened(1, 2, most_held=2)
+    tags.forbid_multiple()
+    assert tags.settle([("ack", [2])]) == [("ack", 2, False)]
+
+
+@pytest.mark.parametrize("most_held", [0, 10])
+def test_memory_is_that_of_open_messages(most_held: int) -> None:
+    """
+    However many messages pass one that is never finished, only open ones are remembered, and those that are held.
+    """
+    tags = opened(1, most_held=most_held)
+    sent = []
     for tag in range(2, 1000):
         tags.open[tag] = True
-        assert tags.settle([("ack", [tag])]) == [("ack", tag, False)]
+        sent += tags.settle([("ack", [tag])])
+    assert len(tags.held) <= most_held
+    assert sorted(sent + tags.release()) == [("ack", tag, False) for tag in range(2, 1000)]
     assert list(tags.open) == [1]
-    assert [value for name, value in vars(tags).items() if name != "open" and hasattr(value, "__len__")] == []
+    others = {name: value for name, value in vars(tags).items() if name != "open" and hasattr(value, "__len__")}
+    assert others == {"held": []}
 
 
 class BrokerModel:
@@ -140,9 +190,10 @@ class BrokerModel:
 def test_every_history_ends_as_it_should(data: Any) -> None:
     """
     Whatever is delivered and finished in which order, the broker accepts every frame, each message gets its own
-    outcome, at once, and none that is open is touched.
+    outcome, at once or when it was held, and none that is open is touched.
     """
-    tags, broker, wanted, last = Tags(), BrokerModel(), {}, 0
+    tags, broker, wanted, last = Tags(data.draw(st.integers(0, 4))), BrokerModel(), {}, 0
+    acknowledged = 0
     for _ in range(data.draw(st.integers(1, 8))):
         count = data.draw(st.integers(0, 6))
         for last in range(last + 1, last + count + 1):  # noqa: B020 - goes on from where it was
@@ -151,7 +202,14 @@ def test_every_history_ends_as_it_should(data: Any) -> None:
         finished = [t for t in data.draw(st.permutations(list(tags.open))) if data.draw(st.booleans())]
         lots = [(data.draw(st.sampled_from(ACTIONS)), [tag]) for tag in finished]
         wanted.update({tag[0]: action for action, tag in lots})
-        for frame in tags.settle(lots):
+        frames = tags.settle(lots)
+        if data.draw(st.booleans()):
+            frames += tags.release()
+        for frame in frames:
             broker.receive(*frame)
-        assert broker.outcomes == wanted
-        assert broker.outstanding == list(tags.open)
+        acknowledged += tags.take_acknowledged()
+        held = dict.fromkeys(tags.held, "ack")
+        assert {**broker.outcomes, **held} == wanted
+        assert not set(held) & set(broker.outcomes)
+        assert broker.outstanding == sorted([*tags.open, *held])
+        assert acknowledged == list(broker.outcomes.values()).count("ack")
