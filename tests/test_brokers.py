@@ -943,6 +943,8 @@ def test_elasticmq_is_ready_when_it_has_its_queues_back(elasticmq: ElasticMQ) ->
     for _ in range(3):
         elasticmq.restart(hard=True)
         assert elasticmq.counts(queues[0]) == elasticmq.counts(queues[-1]) == (1, 0, 0)
+    elasticmq.send(queues[1], ["new"])
+    assert elasticmq.is_ready()
 
 
 def test_pubsub_messages(pubsub: PubSub) -> None:

@@ -29,6 +29,7 @@ class ElasticMQ(SQSServer):
         super().__init__()
         self._durable = durable
         self._stored: set[str] = set()  # the names of the queues that a restart has to bring back
+        self._awaited: set[str] = set()  # those that were there when the present process was started
         self._log_start = 0  # where the log of the present process begins, in bytes
 
     @property
@@ -61,12 +62,13 @@ class ElasticMQ(SQSServer):
         with open(str(self.log), "rb") as log:
             log.seek(self._log_start)
             restored = {line.split()[-1] for line in log.read().decode().splitlines() if "Restored" in line}
-        return not self._durable or restored.issuperset(self._stored)
+        return not self._durable or restored.issuperset(self._awaited)
 
     def prepare(self) -> None:
         """
         Write the configuration.
         """
+        self._awaited = set(self._stored)
         self._log_start = self.log.stat().st_size if self.log.exists() else 0
         (self.folder / "elasticmq.conf").write_text(
             f"""include classpath("application.conf")
