@@ -59,6 +59,9 @@ class ProducerStage:
         self.is_exhausted = False
         """Whether the producer raised EndOfStream."""
         self.is_draining = False
+        self.is_stopping = False
+        """Whether it is asked no more: true before ``is_draining``, as the supervisor may have to wait for its turn
+        while this thread and quick handlers go on and on."""
         self.is_forgotten = False
         """Whether this is a forked child's copy of a stage: it ends without touching anything."""
         # Numbers of calls of wake(): the last one, and the last one that the producer's thread has acted on.
@@ -93,7 +96,7 @@ class ProducerStage:
         Begin the stop of this producer.
         """
         self._stop_reason = reason
-        self.is_draining = True
+        self.is_draining = self.is_stopping = True
         self._alarm.wake_all()
         self.source.producer.wake_all()
         self.source.emitters.wake_all()
@@ -217,9 +220,9 @@ class ProducerStage:
     def _ask_until_draining(self, producer: Producer) -> None:
         source, may_ask_at = self.source, 0.0
         while not self.is_draining:
-            demand = source.unmet_demand()
+            demand = self._demand()
             if not demand:
-                source.producer.wait_for(lambda: self.is_draining or source.unmet_demand(), before=source.wake_takers)
+                source.producer.wait_for(lambda: self.is_draining or self._demand(), before=source.wake_takers)
                 continue
             source.wake_takers()
             pause = may_ask_at - monotonic()
@@ -234,6 +237,9 @@ class ProducerStage:
                 count = self._meet(producer, demand)
             is_short = count < demand and self._wakes == self._seen_wakes
             may_ask_at = monotonic() + producer.poll_interval if is_short else 0.0
+
+    def _demand(self) -> int:
+        return 0 if self.is_stopping else self.source.unmet_demand()
 
     def _meet(self, producer: Producer, demand: int) -> int:
         return self._hand_over(producer.handle_demand(demand), "handle_demand")
@@ -297,7 +303,7 @@ class _Stage(Stage):
 
     @property
     def draining(self) -> bool:
-        return self._owner.is_draining or self.is_over
+        return self._owner.is_stopping or self.is_over
 
     def emit(self, messages: Iterable[Any]) -> None:
         if self.draining:

@@ -92,6 +92,7 @@ class Run:
         """
         self.is_stopping = True
         self._supervisor.stop(seconds)
+        self._stop_asking()
 
     def stop(self, seconds: float) -> None:
         """
@@ -127,6 +128,14 @@ class Run:
         """
         self.is_stopping = self._is_given_up = True
         self._supervisor.fail(self._settings.options.shutdown, cause)
+        self._stop_asking()
+
+    def _stop_asking(self) -> None:
+        """
+        See to it that no producer is asked any more although the supervisor has not had its turn yet.
+        """
+        if self.is_stopping and self._topology is not None:
+            self._topology.stop_asking()
 
     def wait_abandoned(self, seconds: float) -> bool:
         """
@@ -239,6 +248,7 @@ class Run:
         topology.carry_over(ready, held)
         while not self._publish(topology):  # what is pushed from then on comes after what was pushed before
             continue
+        self._stop_asking()  # a stop that was asked for meanwhile may have met the generation before
         topology.close_exhausted()
         return topology
 

@@ -191,6 +191,13 @@ class Topology:
         handling: List[Any] = [*self._processors, *self._batch_processors]
         return max((stage.finished_at for stage in handling), default=0.0)
 
+    def stop_asking(self) -> None:
+        """
+        Ask producers for nothing more. Only sets attributes: any thread, and signal handlers.
+        """
+        for producer in self.producers:
+            producer.is_stopping = True
+
     def drain(self, reason: str) -> None:
         """
         Begin the end: producers stop their sources and hand over their last messages.
@@ -231,7 +238,7 @@ class Topology:
         for stage in handling:
             stage.is_abandoned = True
         for producer in self.producers:
-            producer.is_forgotten = producer.is_draining = True
+            producer.is_forgotten = producer.is_draining = producer.is_stopping = True
             producer.source.renew_lock()
 
     def abandon(self, stages: Iterable[Any]) -> int:

@@ -23,7 +23,9 @@ from broadway_sync import (
     Message,
     NotRunningError,
     Producer,
+    telemetry,
 )
+from broadway_sync.telemetry.events import TOPOLOGY_RESTART
 from tests.helpers import (
     BOUND,
     NEVER,
@@ -32,6 +34,7 @@ from tests.helpers import (
     EndlessProducer,
     Feed,
     FeedProducer,
+    assert_quiet,
     eventually,
     get,
     make_handler,
@@ -408,6 +411,42 @@ def test_request_stop(make_pipeline: Any, acks: Any, gate: Any) -> None:
     assert pipeline.state == "stopped"
 
 
+@pytest.mark.parametrize("begin", [lambda p: p.request_stop(), lambda p: p.fail(OSError("x"))], ids=["stop", "fail"])
+def test_no_demand_once_a_stop_has_begun(make_pipeline: Any, gate: Any, begin: Any) -> None:
+    """
+    From the call on nobody is asked and ``stage.draining`` is true, however busy the supervisor or the interpreter is.
+    """
+    crashes = [OSError("crash")] * 3  # two are allowed in a second, the third restarts the pipeline
+    demands: queue.Queue[Producer] = queue.Queue()
+
+    class Asked(Producer):
+        poll_interval = 0.001
+
+        def handle_demand(self, demand: int) -> Iterable[Message]:
+            if crashes:
+                raise crashes.pop()
+            demands.put(self)
+            return []
+
+    # This is told by the supervisor, when everything runs again: so it is busy until the gate opens.
+    handler_id = unique_name("handler")
+    telemetry.attach(handler_id, TOPOLOGY_RESTART, lambda *arguments: gate.wait())
+    pipeline = make_pipeline(producer={"module": (Asked, {})}, resubscribe_interval=0).start()
+    gate.arrived()
+    producer = get(demands, "a demand")
+    begin(pipeline)
+    assert producer.stage.draining
+    with pytest.raises(NotRunningError):
+        producer.stage.emit([])
+    time.sleep(0.05 * SCALE)  # the demand that it may have been in has passed
+    while not demands.empty():
+        demands.get()
+    assert_quiet(demands, "no demand")
+    telemetry.detach(handler_id)
+    gate.open()
+    eventually(lambda: pipeline.state in ("stopped", "failed"), "the end")
+
+
 @pytest.fixture
 def on_signal() -> Any:
     """
@@ -532,9 +571,7 @@ PLACES = {"handle_message": "Processor_default_0", "handle_batch": "BatchProcess
 
 @pytest.mark.parametrize(("where", "stage"), PLACES.items())
 @pytest.mark.parametrize("count", [1, 3])
-def test_drain_timeout_error(
-    make_pipeline: Any, acks: Any, gate: Any, where: str, stage: str, count: int
-) -> None:
+def test_drain_timeout_error(make_pipeline: Any, acks: Any, gate: Any, where: str, stage: str, count: int) -> None:
     """
     The error says how many messages were left behind, and which thread hung where.
     """
