@@ -3,8 +3,9 @@ Every event of a pipeline.
 
 A stage's events are spans: ``start`` with the measurements ``system_time`` and ``monotonic_time``, then ``stop`` or
 ``exception`` with ``duration`` and ``monotonic_time``, all integer nanoseconds. The metadata of an ``exception`` event
-is that of ``start`` with ``kind``, ``reason`` (the exception) and ``stacktrace``. All events of one span carry the same
-``telemetry_span_context``. ``producer`` is ``(module, options)`` with credentials masked.
+is that of ``start`` with ``kind`` (``"error"``, or ``"exit"`` for what is no ``Exception``), ``reason`` (the exception)
+and ``stacktrace``. All events of one span carry the same ``telemetry_span_context``. ``producer`` is
+``(module, options)`` with credentials masked.
 
 Follows Broadway 1.3, ``lib/broadway.ex``, section Telemetry.
 """

@@ -176,6 +176,14 @@ def _phases(event: Event) -> Tuple[Event, Event, Event]:
     return event + ("start",), event + ("stop",), event + ("exception",)
 
 
+def _failure(error: BaseException) -> Dict[str, Any]:
+    """
+    Return what an exception event has beyond its start: ``exit`` is what asks the interpreter or a thread to end.
+    """
+    kind = "error" if isinstance(error, Exception) else "exit"
+    return {"kind": kind, "reason": error, "stacktrace": error.__traceback__}
+
+
 class Span:
     """
     The start of something and its end. Measurements are integer nanoseconds.
@@ -221,7 +229,7 @@ class Span:
         found = handlers.get(event)
         if found:
             metadata["telemetry_span_context"] = self._context
-            added = {"kind": "error", "reason": error, "stacktrace": error.__traceback__}
+            added = _failure(error)
             now = monotonic_ns()
             _tell(found, event, {"duration": now - self._started, "monotonic_time": now}, {**metadata, **added})
 
@@ -272,7 +280,7 @@ class MessageSpans:
         found = handlers.get(event)
         if found:
             now = monotonic_ns()
-            added = {"kind": "error", "reason": error, "stacktrace": error.__traceback__}
+            added = _failure(error)
             metadata = {**self._common, "message": message, "telemetry_span_context": self._context, **added}
             _tell(found, event, {"duration": now - self._started, "monotonic_time": now}, metadata)
 

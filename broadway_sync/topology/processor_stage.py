@@ -22,6 +22,9 @@ from .settings import Settings
 Outcome = Tuple[List[Message], List[Message]]
 """Successful and failed messages."""
 
+Placed = List[Tuple[BatcherStage, Optional[int], List[Message]]]
+"""The messages for each batcher and partition."""
+
 
 class ProcessorStage:
     """
@@ -86,7 +89,7 @@ class ProcessorStage:
             elif is_rejected:
                 self._reject(messages)
             else:
-                self._step(messages)
+                self._forward(self._step(messages)[1])
             if self.is_abandoned:
                 return
             self._put_down(chunk, count)
@@ -143,9 +146,9 @@ class ProcessorStage:
 
     # The step: everything between taking a chunk and giving its credit back.
 
-    def _step(self, messages: List[Message]) -> Outcome:
+    def _step(self, messages: List[Message]) -> Tuple[Outcome, Placed]:
         """
-        Handle *messages* and return what became of them.
+        Handle *messages* and return what became of them, and what has to be added to batchers.
         """
         settings = self._settings
         failed: List[Message] = []
@@ -156,16 +159,18 @@ class ProcessorStage:
         successful, not_handled = handle(messages)
         failed += not_handled
         if self.is_abandoned:
-            return [], []
+            return ([], []), []
         if not self._batchers:
             settle(settings, self.name, successful, failed)
-            return successful, failed
+            return (successful, failed), []
         placed = self._place(successful, failed) if successful else []
         if failed:
             settle(settings, self.name, [], failed)
+        return (successful, failed), placed
+
+    def _forward(self, placed: Placed) -> None:
         for batcher, partition, members in placed:
             batcher.add(members, partition)
-        return successful, failed
 
     def _reject(self, messages: List[Message]) -> Outcome:
         """
@@ -269,15 +274,13 @@ class ProcessorStage:
         log_error("handle_message failed", error, self._settings.name, self.name)
         return message
 
-    def _place(
-        self, successful: List[Message], failed: List[Message]
-    ) -> List[Tuple[BatcherStage, Optional[int], List[Message]]]:
+    def _place(self, successful: List[Message], failed: List[Message]) -> Placed:
         """
         Return the messages for each batcher and partition; those without a partition are added to *failed*.
         """
         if self._only_batcher is not None:  # every message is for it, and it has no partitions
             return [(self._only_batcher, None, successful)]
-        placed: List[Tuple[BatcherStage, Optional[int], List[Message]]] = []
+        placed: Placed = []
         for key, members in self._by_batcher(successful).items():
             batcher = self._batchers.get(key)
             if batcher is None:  # a later call of handle_message changed it
@@ -302,7 +305,7 @@ class ProcessorStage:
         span = Span(PROCESSOR)
         span.start({**metadata, "messages": list(messages)})
         try:
-            successful, failed = self._reject(messages) if is_rejected else self._step(messages)
+            (successful, failed), placed = (self._reject(messages), []) if is_rejected else self._step(messages)
         except BaseException as error:  # a crash of this stage: reported, and raised on
             span.exception({**metadata, "messages": messages}, error)
             raise
@@ -315,6 +318,7 @@ class ProcessorStage:
                 "failed_messages": failed,
             }
         )
+        self._forward(placed)  # only now: as soon as a batcher has a message, handle_batch may change it
 
     def _handle_observed(self, messages: List[Message]) -> Outcome:
         """

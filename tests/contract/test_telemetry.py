@@ -346,6 +346,26 @@ def test_span_that_raises(handler_id: str) -> None:
     assert end[2]["telemetry_span_context"] == start[2]["telemetry_span_context"]
     assert (end[2]["who"], end[2]["reason"]) == ("me", error)
     assert set(end[2]) == {"who", "kind", "reason", "stacktrace", "telemetry_span_context"}
+    assert end[2]["kind"] == "error"
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [(ValueError("x"), "error"), (SystemExit(1), "exit"), (KeyboardInterrupt(), "exit")],
+    ids=["Exception", "SystemExit", "KeyboardInterrupt"],
+)
+def test_kind_of_an_exception(make_pipeline: Any, acks: Any, recorder: Recorder, error: Any, kind: str) -> None:
+    """
+    As in Broadway it is ``error`` or ``exit``, in the events of messages and of ``handle_failed``.
+    """
+
+    def fail(*arguments: Any) -> Any:
+        raise error
+
+    with make_pipeline(make_handler(handle_message=fail, handle_failed=fail)) as pipeline:
+        pipeline.push_messages(acks.messages([1]))
+    metadata = [recorder.only("processor", "message", "exception")[2], recorder.only("handle_failed", "exception")[2]]
+    assert [(each["kind"], each["reason"]) for each in metadata] == [(kind, error)] * 2
 
 
 def test_span_without_handlers() -> None:
@@ -502,6 +522,33 @@ def test_events_of_a_chunk(make_pipeline: Any, acks: Any, recorder: Recorder) ->
     assert (type(failure["reason"]), failure["message"].data) == (ValueError, 1)
 
 
+def test_events_of_a_chunk_and_its_batch(make_pipeline: Any, acks: Any, recorder: Recorder) -> None:
+    """
+    The span of a processor ends before its messages go to a batcher: it shows them as they were then.
+    """
+    forwarded: list[Any] = []
+
+    def look(event: Event, measurements: Any, metadata: Any, config: Any) -> None:
+        if event[1] == "batcher":
+            eventually(lambda: len(acks.all_data()) == 3, "the batch is through")
+        else:
+            forwarded.append([m.data for m in metadata["successful_messages_to_forward"]])
+
+    handler = make_handler(handle_batch=lambda batcher, messages, i, c: [m.fail("batch") for m in messages])
+    handler_id = unique_name("handler")
+    telemetry.attach_many(handler_id, [("broadway", "batcher", "stop"), ("broadway", "processor", "stop")], look)
+    with make_pipeline(handler, batchers={"default": {"batch_size": 3}}) as pipeline:
+        pipeline.push_messages(acks.messages(range(3)))
+        eventually(lambda: recorder.of("batch_processor", "stop"), "the end of the batch")
+    assert forwarded == [[0, 1, 2]]
+    spans = [
+        name for name in recorder.names() if name.split(".")[0] in ("processor", "batcher") and "message" not in name
+    ]
+    assert spans == ["processor.start", "processor.stop", "batcher.start", "batcher.stop"]
+    names = recorder.names()
+    assert names.index("batcher.start") < names.index("batch_processor.start")
+
+
 def test_events_without_batchers(make_pipeline: Any, acks: Any, recorder: Recorder) -> None:
     """
     Without batchers successful messages are there to acknowledge, not to forward.
@@ -655,9 +702,7 @@ def test_credentials_are_masked(make_pipeline: Any, acks: Any, recorder: Recorde
     """
     received.clear()
     options = {"queue": "invoices", name: SECRETS[name]}
-    with make_pipeline(
-        producer={"module": (Connected, options)}, batchers={"default": {"batch_size": 1}}
-    ) as pipeline:
+    with make_pipeline(producer={"module": (Connected, options)}, batchers={"default": {"batch_size": 1}}) as pipeline:
         pipeline.push_messages(acks.messages([1]))
         acks.collect(1)
     with_producer = [e[2]["producer"] for e in recorder.events if "producer" in e[2]]
