@@ -19,7 +19,7 @@ Everything that broadway_sync raises.
 
 from __future__ import annotations
 
-from typing import Any, Iterable, Mapping
+from typing import Any, Iterable, Mapping, Tuple
 
 
 class BroadwayError(Exception):
@@ -85,6 +85,12 @@ class DrainTimeoutError(BroadwayError, TimeoutError):
         super().__init__(text)
         self.left_behind = left_behind
         self.threads = dict(threads)
+
+    def __reduce__(self) -> Tuple[Any, ...]:
+        """
+        For copies and pickles: a worker process must be able to raise it to its parent.
+        """
+        return type(self), (str(self), self.left_behind, self.threads), self.__dict__
 
 
 class PipelineFailedError(BroadwayError, RuntimeError):

@@ -4,6 +4,7 @@ The unit that travels through a pipeline.
 
 from __future__ import annotations
 
+from reprlib import recursive_repr
 from typing import Any, Callable, Dict, Hashable, Optional, Tuple
 
 import attrs
@@ -13,7 +14,7 @@ from .errors import AckConfigurationError
 DEFAULT = "default"
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class Message:
     """
     One message: what it carries, where it goes, and who is told of its outcome.
@@ -51,7 +52,15 @@ class Message:
 
     # The right to acknowledge this message. Deleting a slot is the one test-and-set that CPython offers without
     # a lock: whoever deletes it owns the acknowledgement, everybody else gets an AttributeError.
-    _claim: None = attrs.field(default=None, init=False, repr=False)
+    _claim: None = attrs.field(default=None, init=False)
+
+    @recursive_repr("Message(...)")
+    def __repr__(self) -> str:
+        values = {"data": self.data, "acknowledger": self.acknowledger, "metadata": self._metadata or {}}
+        values.update(
+            (name, getattr(self, name)) for name in ("batcher", "batch_key", "batch_mode", "status", "reason")
+        )
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in values.items())})"
 
     @property
     def metadata(self) -> Dict[Any, Any]:

@@ -88,11 +88,18 @@ def test_attributes_are_plain() -> None:
     assert (m.data, m.metadata, m.batcher, m.batch_key, m.batch_mode) == (2, {"b": 1}, "s3", "k", "flush")
 
 
-def test_repr_names_the_class() -> None:
+def test_repr() -> None:
     """
-    A message can be shown.
+    A message is shown by its public attributes, also when it contains itself.
     """
-    assert "Message" in repr(message())
+    acknowledger = NoopAcknowledger.init()
+    m = Message(1, acknowledger, batcher="s3")
+    rest = "batcher='s3', batch_key='default', batch_mode='bulk', status='ok', reason=None)"
+    assert repr(m) == f"Message(data=1, acknowledger={acknowledger!r}, metadata={{}}, {rest}"
+    m.metadata["host"] = "a"
+    m.ack_immediately()
+    assert repr(m) == f"Message(data=1, acknowledger={acknowledger!r}, metadata={{'host': 'a'}}, {rest}"
+    assert repr(m.put_data(m)).startswith("Message(data=Message(...), ")
 
 
 # Methods

@@ -4,7 +4,10 @@ The names of the public contract, the tree of errors, and what importing the lib
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
+from typing import Any
 
 import pytest
 
@@ -75,6 +78,20 @@ def test_public_names_have_docstrings() -> None:
     Every public class and function says what it is.
     """
     assert [n for n in NAMES if not (getattr(broadway_sync, n).__doc__ or "").strip()] == []
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda e: pickle.loads(pickle.dumps(e))])
+def test_errors_survive_a_pickle(duplicate: Any) -> None:
+    """
+    A worker process can raise them to its parent.
+    """
+    error = broadway_sync.DrainTimeoutError("2 messages were left", 2, {"thread": "stack"})
+    for name in ERRORS:
+        given = error if name == "DrainTimeoutError" else getattr(broadway_sync, name)("the text")
+        found = duplicate(given)
+        assert (type(found), str(found)) == (type(given), str(given))
+    found = duplicate(error)
+    assert (found.left_behind, found.threads) == (2, {"thread": "stack"})
 
 
 IMPORT_PROBE = """
