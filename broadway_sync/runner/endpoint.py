@@ -35,16 +35,24 @@ class Endpoint:
         _remove_dead(folder)
         self._pid = os.getpid()
         self._path = os.path.join(folder, f"{self._pid}.sock")
-        with suppress(FileNotFoundError):
-            os.unlink(self._path)  # of a process that was killed and had the same id
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self.socket.setblocking(False)
-            self.socket.bind(self._path)
-            self.socket.listen(8)
+            self._listen()
         except BaseException:
             self.socket.close()
             raise
+
+    def _listen(self) -> None:
+        """
+        Listen first and take the name then: others that start remove names behind which nobody listens.
+        """
+        unnamed = os.path.join(os.path.dirname(self._path), f"{self._pid}.new")
+        with suppress(FileNotFoundError):
+            os.unlink(unnamed)
+        self.socket.bind(unnamed)
+        self.socket.listen(8)
+        os.rename(unnamed, self._path)
 
     def answer(self, text: str, workers: Tuple[int, ...] = ()) -> None:
         """

@@ -229,6 +229,23 @@ def test_names_of_killed_processes_are_removed(temporary: Path) -> None:
     renamed.unlink()
 
 
+def test_name_appears_when_somebody_listens(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Not before: others would take it for that of a killed process.
+    """
+    name = temporary / f"broadway-sync-{os.getuid()}" / f"{os.getpid()}.sock"
+
+    class Watched(socket.socket):
+        def listen(self, *backlog: int) -> None:
+            assert not name.exists()
+            super().listen(*backlog)
+
+    monkeypatch.setattr("socket.socket", Watched)
+    endpoint = Endpoint()
+    assert [file.name for file in name.parent.iterdir()] == [name.name]
+    endpoint.close()
+
+
 def test_client_that_goes_away(temporary: Path) -> None:
     """
     Costs nothing.
