@@ -155,7 +155,7 @@ def _guarded(name: str, function: Callable[[], Any]) -> Any:
         raise
     except ConfigurationError as error:
         raise TargetError(f"{name}: {error}{_place(error)}") from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script that ends itself would end this process as if all were well
         lines = traceback.format_exception(type(error), error, _users_part(error.__traceback__))
         raise UserCodeError(f"{name}: the code raised\n{''.join(lines).rstrip()}") from error
 

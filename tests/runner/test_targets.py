@@ -178,6 +178,16 @@ def test_function_that_raises(shop: Any) -> None:
         load("shop.orders:make")
 
 
+@pytest.mark.parametrize("source", ["import sys; sys.exit()", "def pipeline(): raise SystemExit('not set up')"])
+def test_code_that_exits(shop: Any, source: str) -> None:
+    """
+    A script, perhaps: to end with its exit code would look as if a pipeline had run.
+    """
+    shop("orders", source)
+    with pytest.raises(UserCodeError, match="(?s)shop.orders:pipeline: the code raised.*SystemExit"):
+        load("shop.orders:pipeline")
+
+
 def test_pipeline_that_was_started_already(make_pipeline: Any) -> None:
     """
     That is the runner's business.
