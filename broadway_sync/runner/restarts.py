@@ -22,6 +22,12 @@ SIGNALLED = 87
 STABLE = 60.0
 """Seconds after which a worker that dies counts as one that had worked: its pauses begin anew."""
 
+QUICK = 0.5
+"""Seconds. What leaves sooner, time and again, was not renewed by somebody: it signals itself."""
+
+QUICK_PAUSE = 1.0
+"""Seconds until its successor starts."""
+
 MOST = 10
 """How many workers may die one after the other, none of them stable, before their parent gives up."""
 
@@ -45,7 +51,8 @@ class RestartPlan:
     The succession of one worker. Not thread-safe; knows no clock and no process.
 
     * One whose sources are exhausted has no successor.
-    * One that left at a limit, or because it was signalled, has one at once.
+    * One that left at a limit, or because it was signalled, has one at once; only if two in a row left as soon as they
+      had started there is a pause.
     * One that died, left messages behind or whose pipeline gave up has one after a pause, which grows from about half a
       second to half a minute. After :data:`MOST` of them in a row the parent gives up.
     * One that cannot start when none ever could makes the parent give up at once: that is a mistake, not bad luck.
@@ -56,6 +63,7 @@ class RestartPlan:
         self._backoff = Backoff("rand_exp", 0.5, 30.0, uniform)
         self.deaths = 0
         """How many died in a row."""
+        self._was_quick = False
 
     def ended(self, code: int, lived: float, *, is_stopping: bool, was_ready: bool) -> Next:
         """
@@ -74,8 +82,13 @@ class RestartPlan:
             return Next(None, verdict, is_hopeless=True)
         if code in (AT_LIMIT, SIGNALLED):
             self._begin_anew()
-            return Next(0.0, verdict)
+            return Next(self._pause_of_renewal(lived), verdict)
         return self._after_death(verdict, lived)
+
+    def _pause_of_renewal(self, lived: float) -> float:
+        is_again = self._was_quick and lived < QUICK
+        self._was_quick = lived < QUICK
+        return QUICK_PAUSE if is_again else 0.0
 
     def _after_death(self, verdict: ExitCode, lived: float) -> Next:
         if lived >= STABLE:

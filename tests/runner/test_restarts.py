@@ -53,6 +53,16 @@ def test_successor_at_once(code: int) -> None:
     assert restart.deaths == 0
 
 
+@pytest.mark.parametrize("code", [AT_LIMIT, SIGNALLED])
+def test_one_that_ends_itself_time_and_again(code: int) -> None:
+    """
+    As soon as it has started: there is a pause from the second on, until one has lived.
+    """
+    restart = plan()
+    pauses = [ended(restart, code, lived).pause or 0.0 for lived in (0.1, 0.1, 0.1, 5.0, 0.1, 0.1)]
+    assert [pause > 0.5 for pause in pauses] == [False, True, True, False, False, True]
+
+
 def test_pauses_grow() -> None:
     """
     From half a second up to half a minute; then the parent gives up.
