@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
 from typing import Any, Callable, Dict, Tuple
 
-from ..log import log_error
+from ..log import log_error, log_info
 from ..rules import is_int, mistake
 from .health_report import Report
 
@@ -55,6 +55,7 @@ class HealthServer:
         except (OSError, UnicodeError) as error:
             raise mistake("health_port", f"cannot listen on {host} port {port}: {error}") from error
         self._thread = threading.Thread(target=self._server.serve, name=THREAD, daemon=True)
+        self._host = host
         self._is_closed = False
 
     @property
@@ -66,9 +67,10 @@ class HealthServer:
 
     def start(self) -> None:
         """
-        Begin to answer. Clients that have connected since the constructor are served now.
+        Begin to answer, and log where. Clients that have connected since the constructor are served now.
         """
         self._thread.start()
+        log_info(f"answers on {self._host} port {self.port}: {' '.join(_ANSWERS)}", "", THREAD)
 
     def stop(self) -> None:
         """

@@ -112,6 +112,7 @@ def test_a_stall_and_its_end(make_pipeline: Any, make_monitor: Any, gate: Gate, 
     caplog.set_level(logging.INFO, "broadway_sync")
     pipeline = make_pipeline(hanging(gate)).start()
     monitor = make_monitor(pipeline, stall_after=0.2).start()
+    caplog.clear()  # where it answers
     pipeline.push_messages([acks.message("x")])
     gate.arrived()
     eventually(lambda: statuses(monitor) == (503, 503), "the stall is seen")

@@ -285,15 +285,17 @@ def test_without_file_descriptors_it_waits(serve: Any, monkeypatch: Any) -> None
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0", "::1", "::"])
-def test_it_listens_where_it_is_told(serve: Any, host: str) -> None:
+def test_it_listens_where_it_is_told(serve: Any, host: str, caplog: Any) -> None:
     """
-    On all addresses, and with IPv6.
+    On all addresses, and with IPv6; it says where, as port 0 is any that is free.
     """
+    caplog.set_level("INFO")
     if ":" in host and not has_ipv6():
         pytest.skip("this machine has no IPv6")
     server = serve(host=host)
     client = "::1" if ":" in host else "127.0.0.1"
     assert ask(server.port, "/livez", host=client).status == 200
+    assert f"answers on {host} port {server.port}: /livez /readyz /healthz" in caplog.text
 
 
 def has_ipv6() -> bool:
