@@ -21,7 +21,7 @@ from .exit_codes import ExitCode
 from .health_file import read_file, remove_file, write_file
 from .health_report import Report, merge
 from .health_server import HealthServer
-from .logs import logger, say
+from .logs import LogHandler, logger, say
 from .options import RunOptions
 from .restarts import AT_LIMIT, SIGNALLED
 from .service import Service
@@ -32,6 +32,9 @@ KILL_AFTER = 4.0
 
 # Seconds between two writings of the health file for all workers.
 HEALTH_INTERVAL = 1.0
+
+# Seconds of one sleep at most, three years: systems have their limits.
+LONGEST_SLEEP = 1e8
 
 
 @attrs.frozen
@@ -69,7 +72,7 @@ class WorkerJob:
     def _end_without_parent(self) -> None:
         logger.error("the parent is gone: draining")
         os.kill(os.getpid(), signal.SIGTERM)
-        sleep(self.options.shutdown + KILL_AFTER)
+        sleep(min(self.options.shutdown + KILL_AFTER, LONGEST_SLEEP))
         os._exit(ExitCode.LEFT_BEHIND)  # nobody is left who would end a process that hangs
 
 
@@ -81,6 +84,7 @@ class HealthJob:
 
     folder: str
     options: RunOptions
+    default_level: Optional[int]
 
     def file(self, index: int) -> str:
         """
@@ -121,23 +125,27 @@ class HealthJob:
         for number in signals:
             signal.signal(number, signal.SIG_IGN)  # those who signal all processes do not mean this one: it goes last
         unblock_signals(signals)
+        handler = LogHandler(self.options.level, self.default_level)
         try:
             self._serve(line)
         except ConfigurationError as error:
             say(f"broadway-sync: {error}")
             return ExitCode.CANNOT_START
+        finally:
+            handler.remove()
         return ExitCode.DRAINED
 
     def _serve(self, line: ParentLine) -> None:
         options, servers = self.options, []
         if options.health_port is not None:
             servers.append(HealthServer(self.report, options.health_port, options.health_host))
-        self._write()
+        self._write_first()
         for server in servers:
             server.start()
         line.say_ready()
+        is_failing = False
         while not select.select([line.orders], [], [], HEALTH_INTERVAL)[0]:
-            self._write()
+            is_failing = self._write_again(is_failing)
         if not line.next_order():
             self._outlive_workers()
         if options.health_file is not None:
@@ -155,10 +163,25 @@ class HealthJob:
     def _has_files(self) -> bool:
         return any(os.path.exists(self.file(index)) for index in range(self.options.processes))
 
-    def _write(self) -> None:
-        if self.options.health_file is None:
-            return
+    def _write_first(self) -> None:
         try:
-            write_file(self.options.health_file, self.report())
+            self._write()
         except OSError as error:
             raise ConfigurationError(f"health_file: cannot write {self.options.health_file}: {error}") from error
+
+    def _write_again(self, was_failing: bool) -> bool:
+        """
+        Write the file; return whether that failed. Said once, and no reason to end: a disk that is full has room again
+        some time, and those who ask the port get their answer.
+        """
+        try:
+            self._write()
+        except OSError as error:
+            if not was_failing:
+                logger.error("cannot write %s, it is tried again: %s", self.options.health_file, error)
+            return True
+        return False
+
+    def _write(self) -> None:
+        if self.options.health_file is not None:
+            write_file(self.options.health_file, self.report())

@@ -39,6 +39,9 @@ AT_ONCE = 3.0
 # Seconds until the next attempt when the system has no process left.
 NO_PROCESS_PAUSE = 1.0
 
+# Seconds of one wait at most: poll() cannot wait for longer than 24 days.
+LONGEST_WAIT = 3600.0
+
 
 class Workers:
     """
@@ -60,8 +63,9 @@ class Workers:
         self._default_level = default_level
         self._pid = os.getpid()
         self._started_at = monotonic()
-        self._stops = 0  # how often a stop was asked for
-        self._stopped_at = 0.0
+        self._is_stopping = False
+        self._signals = 0  # how often somebody asked for a stop, without echoes
+        self._signalled_at = 0.0
         self._health = self._make_health()
         self._workers = [self._make_worker(index, targets) for index in range(options.processes)]
         self._slots = [*([self._health] if self._health else []), *self._workers]
@@ -70,7 +74,7 @@ class Workers:
         if self._options.health_port is None and self._options.health_file is None:
             return None
         folder = tempfile.mkdtemp(prefix="broadway-sync-health-")
-        return Slot("health process", HealthJob(folder, self._options), is_first=True)
+        return Slot("health process", HealthJob(folder, self._options, self._default_level), is_first=True)
 
     def _make_worker(self, index: int, targets: Sequence[Target]) -> Slot:
         file = None
@@ -173,9 +177,9 @@ class Workers:
                     selector.register(slot.child.status, selectors.EVENT_READ, slot)
             return [key.data for key, _ in selector.select(self._timeout())]
 
-    def _timeout(self) -> Optional[float]:
+    def _timeout(self) -> float:
         now = monotonic()
-        return min((max(0.0, at - now) for at in self._appointments()), default=None)
+        return min([LONGEST_WAIT, *(max(0.0, at - now) for at in self._appointments())])
 
     def _appointments(self) -> Iterator[float]:
         is_held_back = False
@@ -195,21 +199,31 @@ class Workers:
                 if slot.child is not None:
                     slot.child.signal(number)
         elif number in STOP_SIGNALS:
-            self._stop(signal.Signals(number).name)
+            self._told_to_stop(signal.Signals(number).name)
 
-    def _stop(self, reason: str) -> None:
+    def _told_to_stop(self, name: str) -> None:
         """
-        Drain all workers; if they are being drained already, stop them at once.
+        Drain all workers at the first signal, stop them at once at the second.
         """
         now = monotonic()
-        if self._stops and now - self._stopped_at < ECHO:
+        if self._signals and now - self._signalled_at < ECHO:
             return
-        self._stopped_at = now
-        self._stops += 1
-        is_first = self._stops == 1
-        how = f"draining, for {self._options.shutdown:g} s at most" if is_first else "stopping at once"
-        logger.info("%s: %s", reason, how)
-        order, seconds = (DRAIN, self._options.shutdown + KILL_AFTER) if is_first else (NOW, AT_ONCE)
+        self._signalled_at = now
+        self._signals += 1
+        if self._signals > 1:
+            logger.info("%s: stopping at once", name)
+            self._stop(NOW, AT_ONCE)
+        elif self._is_stopping:  # because a worker cannot go on: the others have the time that they were given
+            logger.info("%s: draining already", name)
+        else:
+            self._drain(name)
+
+    def _drain(self, reason: str) -> None:
+        logger.info("%s: draining, for %g s at most", reason, self._options.shutdown)
+        self._stop(DRAIN, self._options.shutdown + KILL_AFTER)
+
+    def _stop(self, order: bytes, seconds: float) -> None:
+        self._is_stopping = True
         for slot in self._workers:
             slot.due = None
             if slot.child is not None:
@@ -245,8 +259,8 @@ class Workers:
         is_well = follows.code == ExitCode.DRAINED
         logger.log(logging.INFO if is_well else logging.ERROR, "%s", text)
         self._tell_health(slot)
-        if follows.is_hopeless and not self._stops:
-            self._stop(f"{slot.name} cannot go on")
+        if follows.is_hopeless and not self._is_stopping:
+            self._drain(f"{slot.name} cannot go on")
 
     def _tell_health(self, slot: Slot) -> None:
         if self._health is not None and slot is not self._health:

@@ -9,10 +9,15 @@ import os
 import re
 import signal
 import time
+from pathlib import Path
 from typing import Any, Callable
 
 import pytest
 
+from broadway_sync.runner import ExitCode, RunOptions
+from broadway_sync.runner.child import DRAIN, NOW
+from broadway_sync.runner.restarts import Next
+from broadway_sync.runner.workers import Workers
 from tests.helpers import SCALE, eventually
 from tests.runner.support import PATIENCE, Runner, is_running, wait_for_echo
 
@@ -187,6 +192,64 @@ def test_parent_that_is_killed_with_a_worker_that_hangs(runner: Start) -> None:
     eventually(lambda: not any(map(is_running, found)), f"the workers end: {started}", PATIENCE)
 
 
+@pytest.mark.parametrize("shutdown", ["3000000", "1e10"])
+def test_drain_without_a_limit(runner: Start, shutdown: str) -> None:
+    """
+    More seconds than the system can wait for at a time are no fault.
+    """
+    started = runner("gated", "--processes", "2", "--shutdown", shutdown)
+    wait_for_workers(started, 2, "in")
+    started.signal()
+    started.wait_for_output("SIGTERM: draining", count=3)
+    started.open_gate()
+    assert started.end() == 0, started
+    assert "Traceback" not in started.output
+
+
+def test_drain_without_a_limit_and_a_parent(runner: Start) -> None:
+    """
+    The same for workers that are left alone.
+    """
+    started = runner("gated", "--processes", "2", "--shutdown", "1e10")
+    found = wait_for_workers(started, 2, "in")
+    os.kill(started.process.pid, signal.SIGKILL)
+    started.end()
+    started.wait_for_output("SIGTERM: draining", count=2)
+    started.open_gate()
+    eventually(lambda: not any(map(is_running, found)), f"the workers end: {started}", PATIENCE)
+    assert "Traceback" not in started.output
+
+
+def test_first_signal_in_a_drain_that_nobody_asked_for() -> None:
+    """
+    Does not cut it short: the others have the time that they were given. The second one does.
+    """
+    workers = Workers(["no.module:pipeline"], RunOptions(processes=2), None)
+    told: list[bytes] = []
+    workers._workers[0].child = FakeChild(told)  # type: ignore[assignment]
+    workers._ended(workers._workers[1], 1, 2, Next(None, ExitCode.CANNOT_START, is_hopeless=True))
+    for _ in range(2):
+        wait_for_echo()
+        workers._signalled(signal.SIGTERM)
+        told.append(b"|")
+    assert told == [DRAIN, b"|", NOW, b"|"]
+
+
+class FakeChild:
+    """
+    A child that notes what it is told.
+    """
+
+    def __init__(self, told: list[bytes]) -> None:
+        self._told = told
+
+    def tell(self, order: bytes, seconds: float) -> None:
+        """
+        Note it.
+        """
+        self._told.append(order)
+
+
 def test_worker_that_does_not_drain_in_time_is_killed(runner: Start) -> None:
     """
     Exit code 1. One that is stopped like this one can do nothing about it.
@@ -248,6 +311,22 @@ def test_health_of_all_workers(runner: Start) -> None:
     assert sorted(each["pid"] for each in report()["pipelines"]) == sorted(workers(started.said("ok")))
     assert started.stop() == 0, started
     assert not file.exists()
+
+
+def test_health_file_that_cannot_be_written_for_a_while(runner: Start, folder: Path) -> None:
+    """
+    Is said once and costs nothing else: the health process goes on, and writes it when it can.
+    """
+    (folder / "run").mkdir()
+    started = runner("endless", "--processes", "2", "--health-file", "run/health.json")
+    file = folder / "run" / "health.json"
+    eventually(file.exists, f"the health file is written: {started}", PATIENCE)
+    file.parent.rename(folder / "elsewhere")
+    started.wait_for_output("cannot write run/health.json, it is tried again")
+    file.parent.mkdir()
+    eventually(file.exists, f"the health file is written again: {started}", PATIENCE)
+    assert "another one starts" not in started.output
+    assert started.stop() == 0, started
 
 
 def test_health_outlives_a_parent_that_is_killed(runner: Start) -> None:
