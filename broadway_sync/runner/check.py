@@ -4,13 +4,13 @@ Says whether pipelines can be made, and draws them; starts nothing.
 
 from __future__ import annotations
 
-import sys
 from typing import List
 
 from ..errors import ConfigurationError
 from .drawing import draw
 from .exit_codes import ExitCode
 from .group import check_names
+from .logs import say, show
 from .targets import Targets, listed, load
 
 
@@ -28,11 +28,12 @@ def check(targets: Targets) -> int:
             pipelines.append(load(target))
         except ConfigurationError as error:
             mistakes.append(str(error))
-    try:
-        check_names(pipelines)
-    except ConfigurationError as error:
-        mistakes = mistakes or [str(error)]
-    sys.stdout.write("\n".join(draw(pipeline.options) for pipeline in pipelines))
-    sys.stdout.flush()
-    sys.stderr.write("".join(f"broadway-sync: {mistake}\n" for mistake in mistakes))
+    if pipelines or not mistakes:
+        try:
+            check_names(pipelines)
+        except ConfigurationError as error:
+            mistakes.append(str(error))
+    show("\n".join(draw(pipeline.options) for pipeline in pipelines))
+    for mistake in mistakes:
+        say(f"broadway-sync: {mistake}")
     return ExitCode.CANNOT_START if mistakes else ExitCode.DRAINED

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from contextlib import suppress
 from time import monotonic
 from typing import Iterable, Optional, Set, Union
+
+from .logs import flush_streams
 
 DRAIN, NOW, READY = b"d", b"n", b"r"
 
@@ -138,9 +139,14 @@ def fork() -> Union[Child, ParentLine]:
     Raises:
         OSError: The system has no process left.
     """
-    orders, status = os.pipe(), os.pipe()
-    for stream in filter(None, (sys.stdout, sys.stderr)):  # else both processes would write what is in their buffers
-        stream.flush()
+    flush_streams()  # else both processes would write what is in their buffers
+    orders = os.pipe()
+    try:
+        status = os.pipe()
+    except OSError:
+        os.close(orders[0])
+        os.close(orders[1])
+        raise
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     pid = -1
     try:

@@ -14,7 +14,7 @@ from . import health_file
 from .check import check as check_targets
 from .endpoint import NoAnswerError, ask
 from .exit_codes import ExitCode
-from .logs import say
+from .logs import finish_streams, say, show
 from .options import RunOptions, add_run_arguments
 from .run import leave, run
 from .targets import add_current_directory
@@ -28,7 +28,9 @@ def main(arguments: Optional[List[str]] = None) -> None:
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == ["health"]:  # has a parser of its own
-        sys.exit(health_file.main(arguments[1:]))
+        code = health_file.main(arguments[1:])
+        finish_streams()
+        sys.exit(code)
     parsed = _parser().parse_args(arguments)
     add_current_directory()
     try:
@@ -76,10 +78,8 @@ def _dump(arguments: argparse.Namespace) -> int:
     Print the dump of a process, then of those that it names.
     """
     text, workers = ask(arguments.pid)
-    sys.stdout.write(text)
-    for pid in workers:
-        sys.stdout.write(f"\n{_dump_of_worker(pid)}")
-    return ExitCode.DRAINED
+    shown = [show(text), *(show(f"\n{_dump_of_worker(pid)}") for pid in workers)]
+    return ExitCode.DRAINED if all(shown) else ExitCode.CANNOT_START
 
 
 def _dump_of_worker(pid: int) -> str:

@@ -7,13 +7,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 import tempfile
 import time
 from contextlib import suppress
 from typing import List, Optional
 
 from .health_report import Report, merge
+from .logs import show
 
 MAX_AGE = 30.0
 """Seconds after which nobody believes a health file any more, unless told otherwise."""
@@ -86,5 +86,5 @@ def main(arguments: Optional[List[str]] = None) -> int:
     options = parser.parse_args(arguments)
     report = merge(read_file(file, options.max_age, missing_ok=options.missing_ok) for file in options.files)
     is_good = report.ready if options.ready else report.live
-    sys.stdout.write(report.text(is_good))
+    show(report.text(is_good))
     return 0 if is_good else 1

@@ -5,8 +5,10 @@ The runner's log, and where it goes when the program says nothing about that.
 from __future__ import annotations
 
 import logging
+import os
 import sys
-from typing import Optional
+from contextlib import suppress
+from typing import Any, List, Optional
 
 logger = logging.getLogger("broadway_sync.runner")
 
@@ -24,6 +26,60 @@ def say(text: str) -> None:
         pass  # closed, or None
 
 
+def show(text: str) -> bool:
+    """
+    Write *text* to stdout; return False, and say why, if that cannot be done. Who reads no further, such as ``head``,
+    has seen enough.
+    """
+    if sys.stdout is None:  # closed before the start
+        return False
+    encoding = sys.stdout.encoding or "utf-8"
+    try:
+        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        pass
+    except (OSError, ValueError) as error:
+        say(f"broadway-sync: cannot write to stdout: {error}")
+        return False
+    return True
+
+
+def flush_streams() -> List[Any]:
+    """
+    Write what is in the buffers of stdout and stderr; return those that keep it, as it cannot be written.
+    """
+    failing = []
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        try:
+            stream.flush()
+        except (OSError, ValueError):  # who read it is gone, a disk is full, it is closed
+            failing.append(stream)
+    return failing
+
+
+def finish_streams() -> None:
+    """
+    At the end of a process: lose what cannot be written. The interpreter would try once more, fail, and turn the exit
+    code into 120.
+    """
+    for stream in flush_streams():
+        with suppress(OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
+
+
+def _enable() -> None:
+    """
+    Let the library log again. ``logging.config`` disables the loggers that exist already, unless told otherwise, and
+    when the program's module configures logging the runner's exist; nobody means to lose why a pipeline gave up.
+    """
+    for name in list(logging.root.manager.loggerDict):
+        if name.split(".")[0] == "broadway_sync":
+            logging.getLogger(name).disabled = False
+
+
 class LogHandler:
     """
     Writes to stderr what nobody else would write. Made after the program had its chance to configure logging.
@@ -35,6 +91,7 @@ class LogHandler:
     """
 
     def __init__(self, level: Optional[int], default: Optional[int]) -> None:
+        _enable()
         root = logging.getLogger()
         level = default if level is None and not root.handlers else level
         # Without a level the root logger is left alone: a handler there would show twice what others show already.

@@ -10,6 +10,8 @@ import sys
 import traceback
 from typing import Dict, List, NoReturn, Optional, Set
 
+from .logs import flush_streams
+
 
 class SourceFiles:
     """
@@ -59,8 +61,7 @@ def start_afresh() -> NoReturn:
     """
     Replace this process by a new one with the same id, command line and environment.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
+    flush_streams()
     os.execv(sys.executable, command_line())
 
 

@@ -13,7 +13,7 @@ from time import sleep
 from typing import NoReturn, Optional
 
 from .exit_codes import ExitCode
-from .logs import logger
+from .logs import finish_streams, flush_streams, logger
 from .options import RunOptions
 from .reload import start_afresh
 from .restarts import counts_as
@@ -62,7 +62,7 @@ def run(targets: Targets, options: Optional[RunOptions] = None, *, default_level
         leave(job.run(line))
     service = Service(listed(targets), options, level)
     code = service.run()
-    if service.is_changed:
+    if service.is_changed and not service.is_signalled:  # who ends it in the meantime means the end
         start_afresh()
     return code
 
@@ -78,14 +78,15 @@ def leave(code: int) -> NoReturn:
         signal.signal(number, signal.SIG_IGN)  # would kill it in the middle of what it does at its exit
     patience = PATIENCE if counts_as(code) == ExitCode.DRAINED else PATIENCE_LEFT_BEHIND
     threading.Thread(target=_leave_anyway, args=(code, patience), name="broadway_sync.exit", daemon=True).start()
+    finish_streams()
     sys.exit(code)
 
 
 def _leave_anyway(code: int, patience: float) -> None:
     sleep(patience)
     names = [thread.name for thread in threading.enumerate() if not thread.daemon and thread is not _MAIN]
-    logger.error("leaving although threads have not ended: %s", ", ".join(names))
+    what = f"threads have not ended: {', '.join(names)}" if names else "what runs at the exit has not ended"
+    logger.error("leaving although %s", what)
     logging.shutdown()
-    for stream in filter(None, (sys.stdout, sys.stderr)):
-        stream.flush()
+    flush_streams()
     os._exit(code)

@@ -103,7 +103,7 @@ class Service:
         for part in self._parts(pipelines):
             stack.enter_context(part)
         self._on_ready()
-        self.group = self._signals.group = group
+        self._signals.group = self.group = group  # in this order: a signal between the two finds what to stop
         logger.info("running %s", ", ".join(pipeline.name for pipeline in pipelines))
         group.run(self._look)
         return self._verdict()

@@ -132,3 +132,8 @@ def test_two_of_a_name(make_pipeline: Any, capsys: pytest.CaptureFixture[str]) -
     """
     assert check([make_pipeline(name="twin"), make_pipeline(name="twin")]) == 2
     assert capsys.readouterr().err.startswith("broadway-sync: two pipelines are named 'twin'")
+    assert check(["nonsense", make_pipeline(name="twin"), make_pipeline(name="twin")]) == 2
+    assert [line.split(":")[1] for line in capsys.readouterr().err.splitlines()] == [
+        " nonsense",
+        " two pipelines are named 'twin', names must be unique in a process",
+    ]

@@ -9,6 +9,8 @@ import io
 import logging
 import os
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any, Callable, Iterator
@@ -18,12 +20,17 @@ import pytest
 from broadway_sync import IterableProducer
 from broadway_sync.runner import RunOptions, run
 from broadway_sync.runner.cli import main
-from broadway_sync.runner.logs import LogHandler, say
+from broadway_sync.runner.health_file import write_file
+from broadway_sync.runner.health_report import Report
+from broadway_sync.runner.logs import LogHandler, say, show
 from broadway_sync.runner.service import Service
+from broadway_sync.runner.signals import StopSignals
 from broadway_sync.runner.wakeup import Wakeup
-from tests.helpers import Call, RecordingAcknowledger, run_python
+from tests.helpers import SCALE, Call, RecordingAcknowledger, python_env, run_python
 
 Make = Callable[..., Any]
+
+NO_SPACE = "[Errno 28] No space left on device\n"
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
 
@@ -110,6 +117,30 @@ def test_signal_that_waits_for_a_worker_to_begin(make_pipeline: Make) -> None:
             signal.signal(number, handler)
 
 
+def test_signal_just_before_the_start(make_pipeline: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Nothing was started, so nothing is left behind.
+    """
+
+    class Late(StopSignals):
+        _group: Any = None
+
+        @property
+        def group(self) -> Any:
+            return self._group
+
+        @group.setter
+        def group(self, group: Any) -> None:
+            if group is not None:
+                signal.raise_signal(signal.SIGTERM)
+            self._group = group
+
+    monkeypatch.setattr("broadway_sync.runner.service.StopSignals", Late)
+    pipeline = make_pipeline()
+    assert run(pipeline) == 0
+    assert pipeline.state == "new"
+
+
 def test_statsd_is_attached_while_it_runs(make_pipeline: Make) -> None:
     """
     And detached at the end.
@@ -166,6 +197,21 @@ def test_log_of_a_program_that_configures_it() -> None:
             assert (root.handlers, root.level) == ([own], level or logging.ERROR)
             handler.remove()
             assert (root.handlers, root.level) == ([own], logging.ERROR)
+
+
+def test_log_of_a_program_that_disables_what_it_does_not_name() -> None:
+    """
+    As ``logging.config`` does unless it is told otherwise: the library is heard all the same, others are not.
+    """
+    loggers = [logging.getLogger(name) for name in ("broadway_sync", "broadway_sync.runner", "broadway_syncopated")]
+    for logger in loggers:
+        logger.disabled = True
+    try:
+        LogHandler(None, logging.INFO).remove()
+        assert [logger.disabled for logger in loggers] == [False, False, True]
+    finally:
+        for logger in loggers:
+            logger.disabled = False
 
 
 def test_say_without_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,3 +273,113 @@ def test_health_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         main(["health", str(tmp_path / "missing")])
     assert caught.value.code == 1
     assert "not ok" in capsys.readouterr().out
+
+
+CHECK = """
+import sys
+from broadway_sync import DummyProducer, Pipeline
+from broadway_sync.runner import check, leave
+
+class Handler:
+    def handle_message(self, processor, message, context):
+        return message
+
+leave(check(Pipeline(Handler(), name="caf\\u00e9", producer={"module": DummyProducer}, processors={"x": {}})))
+"""
+
+
+def check_into(stdout: Any, **env: str) -> "subprocess.CompletedProcess[str]":
+    """
+    Check a pipeline with another stdout than a terminal or a file.
+    """
+    done = subprocess.Popen(
+        [sys.executable, "-c", CHECK],
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=python_env({"PYTHONUNBUFFERED": "", **env}),
+    )
+    out, err = done.communicate(timeout=60 * SCALE)
+    return subprocess.CompletedProcess(CHECK, done.returncode, out, err)
+
+
+def test_reader_that_is_gone() -> None:
+    """
+    ``| head``: nobody is told, and the exit code is the verdict.
+    """
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = check_into(writer)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_stdout_on_a_full_disk(tmp_path: Path) -> None:
+    """
+    Is said, and does not change the verdict: a probe must not take a full disk for a stall.
+    """
+    with open("/dev/full", "w") as full:
+        done = check_into(full)
+        assert (done.returncode, done.stderr) == (0, "broadway-sync: cannot write to stdout: " + NO_SPACE)
+        file = str(tmp_path / "health")
+        write_file(file, Report(live=True, ready=True))
+        command = [sys.executable, "-m", "broadway_sync", "health", file]
+        probe = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=python_env(), timeout=60)
+        assert (probe.returncode, probe.stderr) == (0, done.stderr)
+
+
+def test_stdout_that_cannot_encode_a_name() -> None:
+    """
+    Gets what it can.
+    """
+    done = check_into(subprocess.PIPE, PYTHONIOENCODING="ascii")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("pipeline 'caf\\xe9': ")
+
+
+def test_without_stdout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Nothing is shown.
+    """
+    monkeypatch.setattr("sys.stdout", None)
+    assert not show("nobody sees it")
+
+
+def test_stderr_whose_reader_is_gone() -> None:
+    """
+    Keeps no worker from being forked, and does not change the exit code.
+    """
+    source = """
+import contextlib, os, sys
+from broadway_sync.runner import leave
+from broadway_sync.runner.child import Child, fork
+
+reader, writer = os.pipe()
+os.close(reader)
+os.dup2(writer, 2)
+with contextlib.suppress(OSError):
+    print("nobody reads it", file=sys.stderr)
+forked = fork()
+if isinstance(forked, Child):
+    print("forked", os.waitpid(forked.pid, 0)[1])
+leave(0)
+"""
+    done = run_python(source, env={"PYTHONUNBUFFERED": ""})
+    assert (done.returncode, done.stdout) == (0, "forked 0\n")
+
+
+def test_leaving_although_something_at_the_exit_hangs() -> None:
+    """
+    It is no thread, and said all the same.
+    """
+    source = """
+import atexit, threading
+from broadway_sync.runner import leave
+
+atexit.register(threading.Event().wait)
+leave(1)
+"""
+    done = run_python(source)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "leaving although what runs at the exit has not ended\n"

@@ -24,6 +24,12 @@ def shown(number):
 pipeline = apps.make(shown, "developed")
 """
 
+GATED = """
+from tests.runner import apps
+
+pipeline = apps.gated()
+"""
+
 
 class Module:
     """
@@ -101,6 +107,23 @@ def test_signal_ends_the_waiting(started: Runner, module: Module) -> None:
     module.write("import no_such_module\n")
     started.wait_for_output("waiting for a source file to change")
     assert started.stop() == 2, started
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
+def test_signal_while_it_drains_for_a_change(started: Runner, module: Module) -> None:
+    """
+    Means the end: nothing starts afresh.
+    """
+    started.wait_for("first")
+    module.write(GATED)
+    started.wait_for("in")
+    module.write(SOURCE.format(text="second"))
+    started.wait_for_output("has changed: draining", count=2)
+    started.signal()
+    started.wait_for_output("SIGTERM: draining")
+    started.open_gate()
+    assert started.end() == 0, started
+    assert not started.said("second")
 
 
 def test_reload_is_for_one_process(folder: Path) -> None:
