@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import contextmanager
-from typing import Any, Callable, Iterator, List
+from typing import Any, Callable, Iterator, List, Sequence
 
 from django.db import connections
 
@@ -30,31 +30,38 @@ class ConnectionCare(Around):
 
     def __init__(self) -> None:
         self._caches = ThreadCaches()
+        # depth: how many calls this thread is in.
+        self._inside = threading.local()
+
+    @property
+    def is_at_work(self) -> bool:
+        """
+        Whether this thread is in a callback.
+        """
+        return getattr(self._inside, "depth", 0) > 0
 
     def __call__(self, call: Call, messages: List[Message]) -> Any:
         """
         Drop what is broken or too old, before the callback and after it.
         """
-        self._before(call, _drop_old)
-        try:
-            return call()
-        finally:
-            _quietly(call, _drop_old)
+        return self._around(call, _drop_old, _drop_old)
 
     def around_producer(self, call: Call) -> Any:
         """
         The same, but connections are dropped for their age at the end only: a producer goes on in its next call with
         what it began in this one, such as ``Model.objects.iterator()``, whose cursor would be lost.
         """
-        self._before(call, _drop_broken)
+        return self._around(call, _drop_broken, close_own if call.callback == "terminate" else _drop_broken)
+
+    def _around(self, call: Call, before: Callable[[], None], after: Callable[[], None]) -> Any:
+        _quietly(call, before)
+        _quietly(call, self._caches.provide)
+        self._inside.depth = getattr(self._inside, "depth", 0) + 1
         try:
             return call()
         finally:
-            _quietly(call, close_own if call.callback == "terminate" else _drop_broken)
-
-    def _before(self, call: Call, drop: Callable[[], None]) -> None:
-        _quietly(call, drop)
-        _quietly(call, self._caches.provide)
+            self._inside.depth -= 1
+            _quietly(call, after)
 
     def thread_ended(self) -> None:
         """
@@ -75,12 +82,16 @@ def connection_care() -> Iterator[None]:
     """
     Do around a block what is done around callbacks: for code of a pipeline that uses the ORM outside of one, such as an
     acknowledger.
+
+    Where such code is called from a callback after all, as an acknowledger is by ``ack_immediately()``, the connections
+    are left to that, with what it has begun on them; a transaction that is open before the block is left open.
     """
-    _drop_old()
+    begun = _own() if care.is_at_work else [connection for connection in _own() if connection.in_atomic_block]
+    _drop_old(begun)
     try:
         yield
     finally:
-        _drop_old()
+        _drop_old(begun)
 
 
 def _quietly(call: Call, function: Callable[[], None]) -> None:
@@ -105,8 +116,10 @@ def _own() -> List[Any]:
     return [connection for connection in opened if not connection.allow_thread_sharing]
 
 
-def _drop_old() -> None:
+def _drop_old(spared: Sequence[Any] = ()) -> None:
     for connection in _own():
+        if connection in spared:
+            continue
         connection.queries_log.clear()  # with DEBUG Django keeps every query, until the next request
         if connection.in_atomic_block:
             _drop_open_transaction(connection)
@@ -116,23 +129,33 @@ def _drop_old() -> None:
 
 def _drop_open_transaction(connection: Any) -> None:
     """
-    Give up a connection whose callback has left ``atomic`` open: closed inside of it, the object is of no use any more.
+    Roll back what a callback has begun with ``atomic`` and not ended.
     """
     stage = threading.current_thread().name
     text = f"a callback left a transaction of database {connection.alias!r} open: it is rolled back"
     log_warning(text, stage.partition(".Broadway.")[0], stage)
-    del connections[connection.alias]
-    connection.close()
+    _close(connection)
 
 
 def _drop_broken() -> None:
     for connection in _own():
         connection.queries_log.clear()
+        if not connection.in_atomic_block:
+            connection.health_check_done = False  # CONN_HEALTH_CHECKS counts for each call
         if connection.connection is not None and connection.errors_occurred:
             if connection.is_usable():
                 connection.errors_occurred = False
             else:
-                connection.close()
+                _close(connection)
+
+
+def _close(connection: Any) -> None:
+    """
+    Close a connection. Closed inside of ``atomic`` the object is of no use any more: the thread gets another.
+    """
+    if connection.in_atomic_block:
+        del connections[connection.alias]
+    connection.close()
 
 
 def close_own() -> None:
@@ -142,7 +165,7 @@ def close_own() -> None:
     errors = []
     for connection in _own():
         try:
-            connection.close()
+            _close(connection)
         except Exception as error:
             errors.append(error)
     if errors:

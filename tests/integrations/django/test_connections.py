@@ -410,6 +410,79 @@ def test_producer_has_another_connection_after_a_restart_of_the_server(pg: Any, 
     eventually(lambda: pg.server.backends(pg.name) == set(), "no connection is left after the stop")
 
 
+def test_iterator_outlives_care_inside_of_the_call(database: Any, make_pipeline: Any) -> None:
+    """
+    A transformer is called inside of the producer's callback: its care does not close the cursor that is read there.
+    """
+
+    def transform(event: Message) -> Message:
+        with connection_care():
+            return event.put_data(Order.objects.get(pk=event.data).amount)
+
+    Order.objects.bulk_create([Order(email="a@example.com", amount=n) for n in range(10)])
+    seen: list[int] = []
+    handler = make_handler(handle_message=lambda processor, message, context: seen.append(message.data) or message)
+    pipeline = make_pipeline(handler, producer={"module": (Iterates, {}), "transformer": transform})
+    assert pipeline.start().join(BOUND)
+    assert sorted(seen) == list(range(10))
+
+
+@pytest.mark.skipif(support.django.VERSION < (4, 1), reason="Django checks the health of connections from 4.1 on")
+def test_restart_of_the_server_costs_a_producer_nothing_with_health_checks(
+    make_database: Any, make_pipeline: Any, caplog: Any
+) -> None:
+    """
+    With CONN_HEALTH_CHECKS the first query of each call notices a dead connection.
+    """
+    pg = make_database("postgresql", CONN_MAX_AGE=None, CONN_HEALTH_CHECKS=True)
+    calls: queue.Queue[int] = queue.Queue()
+    pipeline = make_pipeline(producer={"module": (Polls, {"calls": calls})}).start()
+    first = get(calls, "a query")
+    pg.server.close_connections(pg.name)
+    eventually(lambda: get(calls, "a query") != first, "another connection")
+    pipeline.stop()
+    assert "the producer crashed" not in caplog.text
+
+
+class KeepsATransaction(Producer):
+    """
+    Reads in one transaction, over all its calls.
+    """
+
+    poll_interval = 0.01
+
+    def __init__(self, calls: Any) -> None:
+        self.calls = calls
+
+    def init(self) -> None:
+        """
+        Begin it.
+        """
+        transaction.atomic().__enter__()
+
+    def handle_demand(self, demand: int) -> list[Message]:
+        """
+        Put what the database said.
+        """
+        backend_of("", message := Message(None, NoopAcknowledger.init()), None)
+        self.calls.put(message.data)
+        return []
+
+
+def test_producer_that_loses_its_transaction_begins_another(pg: Any, make_pipeline: Any) -> None:
+    """
+    The one that is made in its place finds no connection that still believes to be in the transaction.
+    """
+    calls: queue.Queue[int] = queue.Queue()
+    pipeline = make_pipeline(producer={"module": (KeepsATransaction, {"calls": calls})}, max_restarts=1).start()
+    first = get(calls, "a query")
+    pg.server.close_connections(pg.name)
+    eventually(lambda: get(calls, "a query") != first, "another connection")
+    assert sum(stage.restarts for stage in pipeline.statistics().stages) == 1
+    pipeline.stop()
+    eventually(lambda: pg.server.backends(pg.name) == set(), "no connection is left after the stop")
+
+
 # ---- what else Django does around a request
 
 
@@ -494,6 +567,43 @@ def test_code_outside_of_callbacks(pg: Any, make_pipeline: Any) -> None:
         pipeline.push_messages([Message("a", (Acknowledger(), "ref", None))])
         assert acknowledged.wait(BOUND)
     assert outcomes == [0, OperationalError, 0]
+
+
+def test_care_inside_of_a_callback_leaves_its_transaction(database: Any, make_pipeline: Any, caplog: Any) -> None:
+    """
+    ``ack_immediately`` calls the acknowledger inside of the callback: what that has begun is neither rolled back nor
+    torn apart.
+    """
+
+    class Acknowledger:
+        def ack(self, ref: Any, successful: list[Message], failed: list[Message]) -> None:
+            with connection_care():
+                counts.append(Order.objects.count())
+
+    def handle_batch(batcher: str, messages: list[Message], batch_info: Any, context: Any) -> list[Message]:
+        with transaction.atomic():
+            Order.objects.create(email="a@example.com", amount=1)
+            messages = [message.ack_immediately() for message in messages]
+            Order.objects.create(email="b@example.com", amount=1)
+        return messages
+
+    counts: list[int] = []
+    with make_pipeline(make_handler(handle_batch=handle_batch), batchers=BATCHERS) as pipeline:
+        pipeline.push_messages([Message("a", (Acknowledger(), "ref", None))])
+    assert (counts, Order.objects.count()) == ([1], 2)
+    assert caplog.text == ""
+
+
+def test_care_inside_of_a_transaction_leaves_it(database: Any) -> None:
+    """
+    Also where no callback is around it, such as in a request.
+    """
+    with transaction.atomic():
+        Order.objects.create(email="a@example.com", amount=1)
+        with connection_care():
+            assert Order.objects.count() == 1
+        Order.objects.create(email="b@example.com", amount=1)
+    assert Order.objects.count() == 2
 
 
 def test_without_care_connections_stay_as_they_are(pg: Any, make_pipeline: Any) -> None:
