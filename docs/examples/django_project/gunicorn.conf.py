@@ -5,7 +5,10 @@ Run with: gunicorn --config gunicorn.conf.py config.wsgi
 bind = "127.0.0.1:8000"
 workers = 2
 threads = 4
-timeout = 40  # a worker that drains does not say that it is alive: above the pipelines' `shutdown`, 30 seconds
+# A worker that was told to end has this long for the requests it is in, and then for the drain: above the pipelines'
+# `shutdown`, 30 seconds.
+graceful_timeout = 45
+timeout = 45  # the same for a worker that ends by itself: it does not say that it is alive while it drains
 
 pipelines = []
 
@@ -18,9 +21,10 @@ def post_worker_init(worker):
 
 
 def worker_exit(server, worker):
+    if not pipelines:  # it ended before it began
+        return
     from shop.pipelines import activity_buffer
 
-    if pipelines:
-        activity_buffer.close()  # requests that are late are refused: nobody would take what they push
+    activity_buffer.close()  # what late requests push is refused: nobody would take it
     for pipeline in pipelines:
         pipeline.stop()

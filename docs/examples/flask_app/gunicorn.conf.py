@@ -16,8 +16,9 @@ def post_worker_init(worker):
 
 
 def worker_exit(server, worker):
+    if not hasattr(worker, "clicks"):  # it ended before it began
+        return
     from shop import clicks
 
-    if hasattr(worker, "clicks"):  # else it ended before it began
-        clicks.close()
-        worker.clicks.stop()
+    clicks.close()  # what late requests push is refused: nobody would take it
+    worker.clicks.stop()

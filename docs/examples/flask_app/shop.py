@@ -7,7 +7,7 @@ import json
 from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
 
-from broadway_sync import Buffer, BufferProducer, IterableProducer, Pipeline
+from broadway_sync import Buffer, BufferProducer, IterableProducer, NotRunningError, Pipeline
 from broadway_sync.integrations.flask import Broadway
 
 db = SQLAlchemy()
@@ -95,7 +95,7 @@ def create_app(**config):
     def page(path):
         try:
             clicks.push(f"/{path}", timeout=0.5)
-        except TimeoutError:  # the buffer is full
+        except (TimeoutError, NotRunningError):  # the buffer is full, or the worker ends
             return "busy\n", 503
         return "thank you\n", 202
 

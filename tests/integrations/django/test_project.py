@@ -4,6 +4,7 @@ The project of the how-to: its own tests, and what it does with real transaction
 
 from __future__ import annotations
 
+import runpy
 import subprocess
 import sys
 import threading
@@ -14,11 +15,14 @@ import pytest
 from tests.helpers import BOUND, Call, eventually, python_env
 from tests.integrations.django import support
 
+import shop.views  # isort: skip
 from django.db import transaction  # isort: skip
 from django.test import Client  # isort: skip
 from shop.models import Activity, Invoice, Order, OutboxRow  # isort: skip
 from shop.outbox import OutboxProducer  # isort: skip
 from shop.pipelines import activities, activity_buffer, invoices  # isort: skip
+
+from broadway_sync import Buffer
 
 
 def place_order(amount: int) -> Any:
@@ -73,6 +77,26 @@ def test_full_buffer_does_not_fail_the_request(database: Any, caplog: Any) -> No
     assert place_order(500).status_code == 201
     assert "not noted: order" in caplog.text
     assert Order.objects.count() == 1
+
+
+def test_buffer_of_a_worker_that_ends_does_not_fail_the_request(database: Any, caplog: Any, monkeypatch: Any) -> None:
+    """
+    Nor does one that is closed already.
+    """
+    closed = Buffer()
+    closed.close()
+    monkeypatch.setattr(shop.views, "activity_buffer", closed)
+    assert place_order(500).status_code == 201
+    assert "not noted: order" in caplog.text
+    assert Order.objects.count() == 1
+
+
+def test_worker_of_the_server_has_time_to_drain() -> None:
+    """
+    gunicorn kills it later than the pipeline gives up, which is what the log has to say.
+    """
+    settings = runpy.run_path(str(support.PROJECT / "gunicorn.conf.py"))
+    assert min(settings["timeout"], settings.get("graceful_timeout", 30)) > activities().shutdown
 
 
 def test_outbox_becomes_invoices(database: Any) -> None:

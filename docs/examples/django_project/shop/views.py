@@ -5,6 +5,8 @@ from django.http import JsonResponse
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_POST
 
+from broadway_sync import NotRunningError
+
 from .models import Order, OutboxRow
 from .pipelines import activity_buffer
 
@@ -23,7 +25,7 @@ def charge(order):
 def note(order, text):
     try:
         activity_buffer.push({"order_id": order.pk, "text": text}, timeout=0.5)
-    except TimeoutError:  # the buffer is full; the order stands all the same
+    except (TimeoutError, NotRunningError):  # the buffer is full, or the worker ends; the order stands all the same
         logger.warning("not noted: order %s %s", order.pk, text)
 
 
