@@ -117,6 +117,8 @@ class DeadLetter:
         Raises:
             DeadLetterError, TooManyFailuresError: Only outside of a pipeline, where there is nobody else to tell.
         """
+        if not messages:  # a choice of them, by a handle_failed of somebody's own: no writer needs to know
+            return messages
         owner, stage = current_owner(), threading.current_thread().name
         run = self._run_of(owner)
         try:

@@ -555,6 +555,15 @@ def test_telemetry_has_a_span_for_each_lot(make_pipeline: Any) -> None:
 # Outside of a pipeline
 
 
+def test_no_messages_are_no_reason_to_write() -> None:
+    """
+    A handle_failed that chooses what it keeps may keep nothing; a writer that is down would hold it up.
+    """
+    writer = MemoryLetters(OSError("down"))
+    assert DeadLetter(writer)([]) == []
+    assert writer.writes == 0
+
+
 def test_outside_of_a_pipeline_it_raises() -> None:
     """
     There is nobody else to tell; in a test of one's handler, say.
