@@ -67,8 +67,8 @@ class Failures:
         recent.append((taken, count))
         while recent[0][0] <= taken - window:
             recent.popleft()
-        failed = sum(each for _, each in recent)
-        if failed <= max_ratio * window:
+        failed = min(window, sum(each for _, each in recent))
+        if failed / window <= max_ratio:  # not a product: 0.29 * 100 is less than 29
             return None
         return f"{failed} of the last {window} messages failed, more than max_ratio={max_ratio} allows"
 

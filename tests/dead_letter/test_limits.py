@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from typing import Any, Optional
 
+import pytest
+
 from broadway_sync.dead_letter.limits import Failures, Limits
 from broadway_sync.statistics import StageStatistics, Statistics
 
@@ -103,6 +105,24 @@ def test_the_ratio_is_of_the_last_messages() -> None:
     assert failures.add(statistics(0), PROCESSORS[0], 5) is None
     text = failures.add(statistics(5), PROCESSORS[0], 1)
     assert text == "6 of the last 10 messages failed, more than max_ratio=0.5 allows"
+
+
+@pytest.mark.parametrize(("max_ratio", "failed"), [(0.29, 29), (0.57, 57), (0.07, 7), (0.5, 50)])
+def test_the_ratio_itself_is_allowed(max_ratio: float, failed: int) -> None:
+    """
+    Whatever its product is: 0.29 * 100 is less than 29.
+    """
+    failures = limited(max_ratio=max_ratio, window=100)
+    assert failures.add(statistics(0), PROCESSORS[0], failed) is None
+    assert failures.add(statistics(failed), PROCESSORS[0], 1) is not None
+
+
+def test_no_more_than_all_failed() -> None:
+    """
+    Also when a batch has more messages than the window.
+    """
+    text = limited(max_ratio=0.5).add(statistics(0), BATCHES, 50)
+    assert text == "10 of the last 10 messages failed, more than max_ratio=0.5 allows"
 
 
 def test_what_is_long_ago_does_not_count() -> None:
