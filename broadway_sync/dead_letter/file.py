@@ -4,6 +4,7 @@ Dead letters in a file.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -58,7 +59,6 @@ class FileLetters:
             if fcntl is not None:
                 fcntl.flock(file, fcntl.LOCK_EX)  # given back by close
             _append(file, lines)
-            os.fsync(file)
         finally:
             os.close(file)
         if is_new:
@@ -67,7 +67,7 @@ class FileLetters:
 
 def _append(file: int, lines: bytes) -> None:
     """
-    Write all of *lines*, or nothing.
+    Have all of *lines* on the disk, or nothing.
     """
     size = os.lseek(file, 0, os.SEEK_END)
     if size and _last_byte(file, size) != b"\n":  # somebody was killed in the middle of a line
@@ -76,8 +76,10 @@ def _append(file: int, lines: bytes) -> None:
     try:
         while written < len(lines):  # a disk that is nearly full takes a part
             written += os.write(file, lines[written:])
+        os.fsync(file)  # may be the first to say that the disk is full, or broken
     except OSError:
-        os.ftruncate(file, size)
+        with contextlib.suppress(OSError):  # of a device, say; what matters is the first error
+            os.ftruncate(file, size)
         raise
 
 
@@ -88,12 +90,14 @@ def _last_byte(file: int, size: int) -> bytes:
 
 def _sync_folder(folder: Any) -> None:
     """
-    Have the name of a new file survive a crash of the machine as well.
+    Have the name of a new file survive a crash of the machine as well, where folders can be synchronised.
+
+    Not on Windows, nor in a folder that may not be read, nor on some network file systems. That is no error: the
+    letters are in the file, and would be written to it again.
     """
-    if fcntl is None:  # Windows cannot open folders
-        return
-    opened = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
+    with contextlib.suppress(OSError):
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)

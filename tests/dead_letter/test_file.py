@@ -4,6 +4,7 @@ Letters in a file.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -12,6 +13,7 @@ import sys
 import threading
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -110,6 +112,47 @@ def test_a_lot_that_does_not_fit_leaves_nothing_behind(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("OSError")
     assert [line["body"] for line in lines(path)] == ["fits", "fits too"]
+
+
+def test_a_letter_that_does_not_get_to_the_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: Any) -> None:
+    """
+    Some file systems say only then that they are full: what is tried again must not be there several times.
+    """
+    path = tmp_path / "dead.jsonl"
+    writer = FileLetters(path)
+    writer.write([letter(b"before")])
+    with monkeypatch.context() as patched:
+        patched.setattr("os.fsync", mock.Mock(side_effect=OSError(errno.ENOSPC, "full")))
+        for _ in range(3):
+            with pytest.raises(OSError, match="full"):
+                writer.write([letter(b"again")])
+    writer.write([letter(b"again")])
+    assert [line["body"] for line in lines(path)] == ["before", "again"]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+def test_the_error_is_that_of_the_write() -> None:
+    """
+    And not that nothing can be taken back from a device.
+    """
+    with pytest.raises(OSError, match="No space left"):
+        FileLetters("/dev/full").write([letter()])
+
+
+def test_a_folder_that_cannot_be_synchronised(tmp_path: Path, monkeypatch: Any) -> None:
+    """
+    The letter is in the file; an error would have it written again.
+    """
+    sync = os.fsync
+
+    def refuse(file: int) -> None:
+        if stat.S_ISDIR(os.fstat(file).st_mode):
+            raise OSError(errno.EINVAL, "not this file system")
+        sync(file)
+
+    monkeypatch.setattr("os.fsync", refuse)
+    FileLetters(tmp_path / "dead.jsonl").write([letter(b"once")])
+    assert [line["body"] for line in lines(tmp_path / "dead.jsonl")] == ["once"]
 
 
 WRITER = """
