@@ -118,13 +118,12 @@ def to_letter(message: Message, data: Any, pipeline: str, stage: str) -> Letter:
         data: What its body is to be; the message's own data, or what they were made from.
     """
     body, content_type = encode(data)
-    attempts = getattr(message.reason, "broadway_attempts", 1)
     return Letter(
         body=body,
         content_type=content_type,
         reason=_or_excuse(describe_reason, message.reason),
         traceback=_or_excuse(describe_traceback, message.reason),
-        attempts=attempts if isinstance(attempts, int) else 1,
+        attempts=_attempts(message.reason),
         pipeline=clean(pipeline),
         stage=clean(stage),
         origin=_origin(message),
@@ -141,6 +140,14 @@ def _or_excuse(describe: Callable[[Any], str], reason: Any) -> str:
         return describe(reason)
     except Exception as error:
         return f"<{type(reason).__name__}, looking at it raised {type(error).__name__}>"
+
+
+def _attempts(reason: Any) -> int:
+    try:
+        attempts = getattr(reason, "broadway_attempts", 1)
+    except Exception:  # see above
+        return 1
+    return attempts if isinstance(attempts, int) else 1
 
 
 def _origin(message: Message) -> Dict[str, Any]:

@@ -96,6 +96,9 @@ class UnluckyError(Exception):
     An exception that cannot be looked at.
     """
 
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError("no attribute")
+
     def __str__(self) -> str:
         raise RuntimeError("no str")
 

@@ -135,7 +135,7 @@ def test_texts_have_an_end() -> None:
     assert found.traceback.endswith("xxx")
 
 
-@pytest.mark.parametrize("reason", [UnluckyError(), Unlucky(), [Unlucky()]])
+@pytest.mark.parametrize("reason", [UnluckyError(), Unlucky(), [Unlucky()]], ids=["error", "object", "list"])
 def test_a_reason_that_cannot_be_looked_at(reason: Any) -> None:
     """
     Is described by its type.
