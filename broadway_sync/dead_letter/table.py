@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 import sys
+from contextlib import suppress
 from typing import Any, Callable, Optional, Sequence, Tuple
 
 from ..errors import ConfigurationError
@@ -65,14 +66,15 @@ class TableLetters:
         """
         connection = self._connect()
         try:
-            try:
-                connection.cursor().executemany(self._statement(connection), [_row(letter) for letter in letters])
-            except BaseException:
-                connection.rollback()
-                raise
+            connection.cursor().executemany(self._statement(connection), [_row(letter) for letter in letters])
             connection.commit()
+        except BaseException:
+            with suppress(Exception):  # of a connection that was lost: what matters is the first error
+                connection.rollback()
+            raise
         finally:
-            connection.close()
+            with suppress(Exception):  # by now the letters are in the table, or not
+                connection.close()
 
     def _statement(self, connection: Any) -> str:
         mark = _STYLES[self._paramstyle or _paramstyle(connection)]

@@ -92,6 +92,34 @@ def test_a_lot_is_in_the_table_or_not(database: Path) -> None:
             each.execute("SELECT 1")
 
 
+def test_the_error_is_that_of_the_statement(database: Path) -> None:
+    """
+    And not that a connection which was lost takes nothing back.
+    """
+
+    class Lost(sqlite3.Connection):
+        def rollback(self) -> None:
+            raise sqlite3.InterfaceError("the connection is closed")
+
+    connection = sqlite3.connect(database, factory=Lost)
+    with pytest.raises(sqlite3.OperationalError, match="no such table"):
+        TableLetters(lambda: connection, "no").write([letter()])
+
+
+def test_letters_that_are_in_the_table_are_accepted(database: Path) -> None:
+    """
+    Whatever the end of the connection is like: they would be written again.
+    """
+
+    class Rude(sqlite3.Connection):
+        def close(self) -> None:
+            super().close()
+            raise sqlite3.InterfaceError("the server has gone away")
+
+    TableLetters(lambda: sqlite3.connect(database, factory=Rude)).write([letter(b"one")])
+    assert len(rows(database)) == 1
+
+
 def test_all_failures_of_a_pipeline_are_in_the_table(make_pipeline: Any, acks: Any, database: Path) -> None:
     """
     From several threads.
