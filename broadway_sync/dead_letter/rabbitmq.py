@@ -66,8 +66,7 @@ class RabbitMQLetters:
 
         Raises:
             LetterRefusedError: Some are larger than the broker takes.
-            PartlyWrittenError: Some are not confirmed.
-            Exception: What pika raises when there is no connection: none are.
+            PartlyWrittenError: Some are not confirmed, or none, as there is no connection.
         """
         with self._mutex.lock:
             if monotonic() - self._used_at > _LONGEST_REST:
@@ -102,8 +101,8 @@ class RabbitMQLetters:
         refused: List[Letter] = []
         reason = ""
         for number, letter in enumerate(letters):
-            channel = self._held.get()
             try:
+                channel = self._held.get()
                 with _limited(channel.connection, _PATIENCE):
                     self._publish(channel, letter)
             except Exception as error:  # a client library: whatever it is, this letter was not confirmed

@@ -258,6 +258,21 @@ def test_a_letter_that_is_too_large_is_refused(rabbitmq: Any, write: Any) -> Non
     assert [body for body, _, _ in rabbitmq.take(dead)] == [b"a", b"b"]
 
 
+def test_a_broker_that_goes_away_in_the_middle_of_a_lot(monkeypatch: Any) -> None:
+    """
+    The connection has to be made again after a letter that is too large: what was confirmed before stays so.
+    """
+    pika = pytest.importorskip("pika")
+    too_large = pika.exceptions.ChannelClosedByBroker(406, "PRECONDITION_FAILED - message size is over max size")
+    published = mock.Mock(side_effect=[None, too_large])
+    monkeypatch.setattr(RabbitMQLetters, "_open", mock.Mock(side_effect=[mock.Mock(), OSError("refused")]))
+    monkeypatch.setattr(RabbitMQLetters, "_publish", published)
+    letters = [letter("a"), letter("too large"), letter("b")]
+    with pytest.raises(PartlyWrittenError, match="1 of 3 letters were confirmed: OSError: refused") as caught:
+        RabbitMQLetters("dead").write(letters)
+    assert caught.value.left == letters[1:]
+
+
 def test_the_example_of_the_manual(rabbitmq: Any, tmp_path: Path) -> None:
     """
     What is no JSON is in the other queue.
