@@ -164,5 +164,8 @@ def _note(error: BaseException, origin: _Origin) -> None:
 
 
 def _origin_of(record: logging.LogRecord) -> Optional[_Origin]:
-    error = record.exc_info[1] if record.exc_info else None
-    return getattr(error, _ATTRIBUTE, None)
+    try:
+        origin = getattr(record.exc_info[1], _ATTRIBUTE, None) if record.exc_info else None
+    except Exception:  # an exception whose attributes raise
+        return None
+    return origin if isinstance(origin, _Origin) else None  # it may have an answer to everything

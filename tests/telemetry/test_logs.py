@@ -151,6 +151,35 @@ def test_what_the_library_logs_about_a_batch(records: Records, push: Callable[..
     assert records.next() == ("orders", "orders.Broadway.BatchProcessor_default_0", "handle_batch", "m1")
 
 
+class RaisingError(Exception):
+    """
+    An exception whose attributes raise.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(name) if name.startswith("__") else RuntimeError(name)
+
+
+class AnsweringError(Exception):
+    """
+    An exception that has an answer to everything.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return name
+
+
+@pytest.mark.parametrize("cls", [RaisingError, AnsweringError])
+def test_an_exception_with_odd_attributes_is_logged(records: Records, cls: Any) -> None:
+    """
+    What the filter cannot find out costs the record nothing, and whoever logs it even less.
+    """
+    log.error("wrong", exc_info=cls())
+    assert records.next() == ("-", "-", "-", "-")
+
+
 def test_a_logged_failure_keeps_no_message_alive(records: Records, push: Callable[..., Any]) -> None:
     """
     What is noted on the exception is where it came from, and the message by a weak reference.
