@@ -8,6 +8,7 @@ import logging
 import socket
 import sys
 from typing import Any, Callable, Iterator
+from unittest import mock
 
 import pytest
 
@@ -222,8 +223,18 @@ def test_a_server_that_comes_later(statsd: Statsd, prefix: str) -> None:
     until(lambda: statsd.counters(f"{prefix}.fruit."), {"processor_default.messages_ingested": COUNT})
 
 
+class UnluckyError(Exception):
+    """
+    An error of a client that has no text.
+    """
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("no"), UnluckyError()], ids=["error", "without text"])
 def test_a_client_that_raises_is_tried_again(
-    statsd: Statsd, prefix: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    statsd: Statsd, prefix: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
     """
     Whatever it raises stays on the reporter's thread.
@@ -232,11 +243,11 @@ def test_a_client_that_raises_is_tried_again(
         run(oranges())
         assert reporter.flush(10)
         with monkeypatch.context() as patch:
-            patch.setattr(reporter, "_packets", lambda: 1 / 0)
+            patch.setattr(reporter, "_packets", mock.Mock(side_effect=error))
             run(oranges())
             assert reporter.flush(10)
         run(oranges("fruit"))
-    assert "ZeroDivisionError" in faults(caplog)[0]
+    assert type(error).__name__ in faults(caplog)[0]
     until(lambda: statsd.counters(f"{prefix}.fruit."), {"processor_default.messages_ingested": COUNT})
 
 

@@ -11,6 +11,7 @@ from time import monotonic
 from typing import Any, Dict, Optional
 
 from ... import registry
+from ...connectors.common.reporter import describe
 from ...errors import ConfigurationError
 from ...log import log_info, log_warning, safe_repr
 from ...rules import is_seconds
@@ -148,7 +149,7 @@ class PushReporter(Reporter):
         except Exception as error:  # a client library, a socket, a name: what was taken is lost, the next report counts
             if self._fault is not type(error):
                 self._fault = type(error)
-                log_warning(f"metrics cannot be reported, it is tried again: {_describe(error)}", "", self.name)
+                log_warning(f"metrics cannot be reported, it is tried again: {describe(error)}", "", self.name)
             return
         if self._fault is not None:
             self._fault = None
@@ -161,7 +162,3 @@ def check(name: str, value: Any, is_right: bool, expected: str) -> None:
     """
     if not is_right:
         raise ConfigurationError(f"{name}: expected {expected}, got: {safe_repr(value)}")
-
-
-def _describe(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
