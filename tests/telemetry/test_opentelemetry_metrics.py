@@ -79,6 +79,7 @@ def test_counters_are_what_happened(meter: Meter) -> None:
     assert meter.value("broadway.messages_acknowledged", {**BATCH_PROCESSOR, "outcome": "successful"}) == GOOD
     assert meter.value("broadway.messages_failed", {**PROCESSOR, "reason": "KeyError"}) == RAISED
     assert meter.metrics["broadway.messages_failed"].unit == "{message}"
+    assert meter.metrics["broadway.batches"].unit == "{batch}"
     assert meter.metrics["broadway.stage_busy"].unit == "s"
 
 

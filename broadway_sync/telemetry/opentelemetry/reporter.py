@@ -122,4 +122,5 @@ def _unit(metric: Metric) -> str:
     """
     Return the unit as OpenTelemetry's conventions have it.
     """
-    return {SECONDS: "s", RATIO: "1"}.get(metric.unit, "{" + metric.unit.rstrip("s") + "}")
+    known = {SECONDS: "s", RATIO: "1", "batches": "{batch}"}
+    return known.get(metric.unit, "{" + metric.unit.rstrip("s") + "}")
