@@ -12,7 +12,7 @@ from .metrics import COUNTER, GAUGE, HISTOGRAM, METRICS, RATIO, SECONDS, Labels,
 from .reporting.aggregates import Buckets, Key, Samples
 from .reporting.listener import Values
 from .reporting.names import clean, valid
-from .reporting.push import PushReporter
+from .reporting.push import PushReporter, check
 from .reporting.reporter import Reporter
 
 
@@ -28,13 +28,13 @@ class PrometheusReporter(Reporter):
 
     Args:
         registry: A ``CollectorRegistry``; default is the library's own.
-        prefix: First part of every name.
+        prefix: First part of every name, which begins with a letter.
         per_message: Whether to listen to the events of each message too, for ``message_duration``; they cost more than
             all the others.
         per_thread: Whether each thread is a stage of its own: ``processor_default_0``.
 
     Raises:
-        ConfigurationError: The package ``prometheus-client`` is missing.
+        ConfigurationError: *prefix* is wrong, or the package ``prometheus-client`` is missing.
     """
 
     name = "prometheus"
@@ -107,7 +107,8 @@ class MultiprocessPrometheusReporter(PushReporter):
         prefix, per_message, per_thread: See :class:`PrometheusReporter`.
 
     Raises:
-        ConfigurationError: The package ``prometheus-client`` is missing, or not in its multiprocess mode.
+        ConfigurationError: An argument is wrong, or the package ``prometheus-client`` is missing, or not in its
+            multiprocess mode.
     """
 
     name = "prometheus"
@@ -170,7 +171,9 @@ def _make_family(library: Any, name: str, metric: Metric) -> Any:
 
 
 def _clean_prefix(prefix: str) -> str:
-    return clean(prefix).replace("-", "_")
+    cleaned = clean(prefix).replace("-", "_") if isinstance(prefix, str) else ""
+    check("prefix", prefix, cleaned[:1].isalpha(), "a str that begins with a letter")
+    return cleaned
 
 
 def _name(prefix: str, metric: Metric) -> str:

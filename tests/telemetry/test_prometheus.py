@@ -308,6 +308,15 @@ def test_without_the_multiprocess_mode() -> None:
     )
 
 
+@pytest.mark.parametrize("prefix", ["", "9lives", None])
+def test_a_prefix_that_no_name_can_begin_with(prefix: Any) -> None:
+    """
+    Before a server refuses the whole page.
+    """
+    with pytest.raises(ConfigurationError, match="prefix: expected a str that begins with a letter, got: "):
+        PrometheusReporter(prefix=prefix)
+
+
 @pytest.mark.parametrize("cls", [PrometheusReporter, MultiprocessPrometheusReporter])
 def test_without_the_client_library(cls: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """
