@@ -185,7 +185,7 @@ class StatsdReporter(PushReporter):
             cleaned = [clean(value) for value in values]
             place = cleaned[: 2 if "stage" in metric.labels else 1]
             return ".".join([*prefix, *place, name, *cleaned[len(place) :]])
-        constant = {name: _expand(str(value)) for name, value in self._constant_tags.items()}
+        constant = {str(name): _expand(str(value)) for name, value in self._constant_tags.items()}
         tags = {**constant, **dict(zip(metric.labels, values))}
         first, between, separator = _TAGS[self._style]
         listed = separator.join(f"{clean(tag)}{between}{clean(value)}" for tag, value in tags.items())
