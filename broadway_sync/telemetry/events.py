@@ -55,8 +55,8 @@ METADATA: Dict[Tuple[str, ...], str] = {
     "with the measurements attempt (1 is the first) and delay (ns until the next one)",
     RETRY + ("gave_up",): "the same, after the last attempt, with the measurement attempt",
     DEAD_LETTER + ("start",): "topology_name, name, messages",
-    DEAD_LETTER + ("stop",): "the same, accepted by whom they were written to",
-    DEAD_LETTER + ("exception",): "they were not accepted",
+    DEAD_LETTER + ("stop",): "the same, and written (their number): all were accepted",
+    DEAD_LETTER + ("exception",): "the same, with the messages that were not accepted; written are the others",
     TOPOLOGY_RESTART: "topology_name, name, reason; all stages were restarted, with the measurement system_time",
 }
 """Event -> its metadata."""

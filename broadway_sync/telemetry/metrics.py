@@ -92,9 +92,19 @@ RETRIES = _counter(
 RETRIES_GAVE_UP = _counter(
     "retries_gave_up", "calls", "pipeline callback", "calls whose last attempt failed", "retry.gave_up"
 )
-DEAD_LETTERS = _counter("dead_letters", MESSAGES, "pipeline", "messages written as dead letters", "dead_letter.stop")
+DEAD_LETTERS = _counter(
+    "dead_letters",
+    MESSAGES,
+    "pipeline",
+    "messages written as dead letters",
+    "dead_letter.stop, dead_letter.exception",
+)
 DEAD_LETTER_ERRORS = _counter(
-    "dead_letter_errors", "attempts", "pipeline", "dead letters that could not be written", "dead_letter.exception"
+    "dead_letter_errors",
+    "calls",
+    "pipeline",
+    "calls of DeadLetter that left messages to their source: letters could not be written",
+    "dead_letter.exception",
 )
 
 # How long it takes, and how full batches are.
@@ -162,7 +172,7 @@ REVOKED_UNFINISHED = _counter(
 )  # fmt: skip
 CONSUMER_LAG = _gauge(
     "consumer_lag", MESSAGES, "pipeline topic partition", "messages in a partition that are not finished yet",
-    "consumer_lag (last event)",
+    "consumer_lag (last event, of the last minute)",
 )  # fmt: skip
 CONNECTIONS_UP = _gauge(
     "connections_up", "producers", "pipeline connector", "producers with a connection",

@@ -6,16 +6,17 @@ from __future__ import annotations
 
 import string
 import threading
+import time
 import zlib
-from typing import Any, Callable
+from typing import Any, Callable, Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broadway_sync import IterableProducer, Message, Retry
+from broadway_sync import IterableProducer, Message, PipelineFailedError, Retry, telemetry
 from broadway_sync.connectors.common import events as connectors
-from broadway_sync.dead_letter import DeadLetter, FileLetters
+from broadway_sync.dead_letter import DeadLetter, FileLetters, Letter, PartlyWrittenError
 from broadway_sync.telemetry import events, metrics
 from broadway_sync.telemetry.metrics import COUNTER, GAUGE, HISTOGRAM, METRICS
 from broadway_sync.telemetry.registry import heard
@@ -24,6 +25,7 @@ from broadway_sync.telemetry.reporting.aggregates import MOST_SAMPLES, Aggregate
 from broadway_sync.telemetry.reporting.listener import MOST_REASONS
 from broadway_sync.telemetry.reporting.names import LONGEST, clean
 from broadway_sync.telemetry.reporting.reporter import Reporter
+from tests.dead_letter.support import failing_handler
 from tests.helpers import Call, make_handler
 from tests.telemetry.support import COUNT, RAISED, oranges, run
 
@@ -186,6 +188,13 @@ class Sums(Reporter):
         """
         return {labels: value for (each, labels), value in self._aggregates.counters().items() if each is metric}
 
+    def lags(self) -> dict[Any, float]:
+        """
+        Return the lags of the pipeline "orders", by labels.
+        """
+        values = self._listener.gauges(["orders"])
+        return {labels: value for metric, labels, value in values if metric is metrics.CONSUMER_LAG}
+
 
 def test_reasons_are_bounded(make_pipeline: Callable[..., Any]) -> None:
     """
@@ -259,6 +268,44 @@ def test_retries_and_dead_letters_are_counted(make_pipeline: Callable[..., Any],
     assert sums.counted(metrics.FAILED) == {("orders", "processor_default", "ConnectionError"): 2}
 
 
+def test_of_a_lot_that_was_accepted_in_part_that_part_is_counted(make_pipeline: Callable[..., Any]) -> None:
+    """
+    And the call as an error.
+    """
+
+    def write(letters: Sequence[Letter]) -> None:
+        raise PartlyWrittenError("full", letters[1:])
+
+    handler = failing_handler(DeadLetter(write, patience=0))
+    pipeline = make_pipeline(handler, name="orders", producer={"module": (IterableProducer, {"iterable": range(3)})})
+    with Sums() as sums:
+        with pytest.raises(PipelineFailedError):
+            run(pipeline)
+    assert sums.counted(metrics.DEAD_LETTERS) == {("orders",): 1}
+    assert sums.counted(metrics.DEAD_LETTER_ERRORS) == {("orders",): 1}
+
+
+class Unbound:
+    """
+    A proxy of something that is not there.
+    """
+
+    @property
+    def __class__(self) -> Any:
+        raise RuntimeError("there is nothing behind it")
+
+
+def test_a_reason_may_be_anything(make_pipeline: Callable[..., Any]) -> None:
+    """
+    Nothing of it is called: what raises would end the reports.
+    """
+    handler = make_handler(handle_message=lambda processor, message, context: message.fail(Unbound()))
+    producer = {"module": (IterableProducer, {"iterable": range(3)})}
+    with Sums() as sums:
+        run(make_pipeline(handler, name="orders", producer=producer))
+    assert sums.counted(metrics.FAILED) == {("orders", "processor_default", "failed"): 3}
+
+
 def test_a_handle_failed_that_raises_is_counted(make_pipeline: Callable[..., Any]) -> None:
     """
     Its messages are acknowledged as failed all the same.
@@ -295,6 +342,37 @@ def test_several_reporters_do_not_disturb_each_other() -> None:
     key = ("orders", "processor_default", "KeyError")
     assert (one.counted(metrics.FAILED)[key], other.counted(metrics.FAILED)[key]) == (2 * RAISED, RAISED)
     assert sum(other.counted(metrics.INGESTED).values()) == COUNT
+
+
+# ---- what the last events said
+
+LAGGING = {"connector": "kafka", "topology_name": "orders", "topic": "t", "partition": 1}
+
+
+def test_a_lag_ends_with_the_partition() -> None:
+    """
+    Also when it moves away without having been committed: it is another process that reports it then.
+    """
+    for kind in ("stop", "exception"):
+        with Sums() as sums:
+            telemetry.execute(connectors.CONSUMER_LAG, {"lag": 7}, LAGGING)
+            assert sums.lags() == {("orders", "t", "1"): 7}
+            telemetry.execute((*connectors.ASSIGNMENTS_REVOKED, kind), {}, {**LAGGING, "partitions": [("t", 1)]})
+            assert sums.lags() == {}
+
+
+def test_a_lag_that_is_not_told_again_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Nobody tells a consumer that was expelled what becomes of its partitions.
+    """
+    with Sums() as sums:
+        telemetry.execute(connectors.CONSUMER_LAG, {"lag": 7}, LAGGING)
+        now = time.monotonic()
+        monkeypatch.setattr("broadway_sync.telemetry.reporting.listener.monotonic", lambda: now + 59)
+        telemetry.execute(connectors.CONSUMER_LAG, {"lag": 8}, {**LAGGING, "partition": 2})
+        assert sums.lags() == {("orders", "t", "1"): 7, ("orders", "t", "2"): 8}
+        monkeypatch.setattr("broadway_sync.telemetry.reporting.listener.monotonic", lambda: now + 61)
+        assert sums.lags() == {("orders", "t", "2"): 8}
 
 
 # ---- the declarations

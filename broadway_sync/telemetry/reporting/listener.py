@@ -4,6 +4,7 @@ From events to sums. Everything here runs on the thread that emits: it looks at 
 
 from __future__ import annotations
 
+from time import monotonic
 from typing import Any, Callable, Dict, Iterable, List, Mapping, Set, Tuple
 
 from ...connectors.common import events as connectors
@@ -20,6 +21,9 @@ MOST_REASONS = 50
 """Different reasons of failures of one pipeline; the rest of them is ``"other"``."""
 
 OTHER = "other"
+
+LAG_SECONDS = 60.0
+"""How long a lag holds that is not told again: a consumer that was expelled hears nothing more of its partitions."""
 
 
 class Listener:
@@ -44,7 +48,7 @@ class Listener:
             (*events.RETRY, "attempt"): self._counter(metrics.RETRIES, "callback"),
             (*events.RETRY, "gave_up"): self._counter(metrics.RETRIES_GAVE_UP, "callback"),
             (*events.DEAD_LETTER, "stop"): self._dead_letters,
-            (*events.DEAD_LETTER, "exception"): self._counter(metrics.DEAD_LETTER_ERRORS),
+            (*events.DEAD_LETTER, "exception"): self._dead_letters_left,
             events.PRODUCER_RESTART: self._counter(metrics.PRODUCER_RESTARTS),
             events.TOPOLOGY_RESTART: self._counter(metrics.TOPOLOGY_RESTARTS),
             (*connectors.RECEIVE, "stop"): self._received,
@@ -53,6 +57,7 @@ class Listener:
             (*connectors.ACKNOWLEDGE, "stop"): self._broker_acknowledged,
             (*connectors.ACKNOWLEDGE, "exception"): self._broker_refused,
             (*connectors.ASSIGNMENTS_REVOKED, "stop"): self._revoked,
+            (*connectors.ASSIGNMENTS_REVOKED, "exception"): self._revoked,
             connectors.LEASE_LOST: self._lease_lost,
             connectors.CONNECTION_UP: self._connection_up,
             connectors.CONNECTION_DOWN: self._connection_down,
@@ -65,7 +70,7 @@ class Listener:
         # Changed one item at a time, and read as copies: no lock. The producer's thread name is the last part of
         # the key, so that one that is made again is the same one.
         self._connections: Dict[Tuple[str, str, str], bool] = {}
-        self._lags: Dict[Tuple[str, str, str], float] = {}
+        self._lags: Dict[Tuple[str, str, str], Tuple[float, float]] = {}  # and when it was told
 
     @property
     def events(self) -> List[Event]:
@@ -101,12 +106,13 @@ class Listener:
         """
         Return what the last events said about the pipelines that are *running*; forget the others.
         """
-        alive = set(running)
+        alive, oldest = set(running), monotonic() - LAG_SECONDS
         for known in (self._connections, self._lags):
             for key in list(known):
                 if key[0] not in alive:
                     known.pop(key, None)
-        values: Values = [(metrics.CONSUMER_LAG, key, lag) for key, lag in list(self._lags.items())]
+        lags = [(key, lag) for key, (lag, told_at) in list(self._lags.items()) if told_at >= oldest]
+        values: Values = [(metrics.CONSUMER_LAG, key, lag) for key, lag in lags]
         counts: Dict[Tuple[str, str], List[int]] = {}
         for (pipeline, connector, _), is_up in list(self._connections.items()):
             counts.setdefault((pipeline, connector), [0, 0])[is_up] += 1
@@ -177,7 +183,8 @@ class Listener:
         """
         Return why a message failed, in few words of which there are few: never a text.
         """
-        reason = type(message.reason).__name__ if isinstance(message.reason, BaseException) else "failed"
+        kind = type(message.reason)  # not isinstance(): that may run code of a reason that is anything
+        reason = kind.__name__ if issubclass(kind, BaseException) else "failed"
         known = self._reasons.setdefault(pipeline, set())
         if reason not in known:
             if len(known) >= MOST_REASONS:
@@ -196,7 +203,11 @@ class Listener:
         return count
 
     def _dead_letters(self, measurements: Data, metadata: Data) -> None:
-        self._count(metrics.DEAD_LETTERS, _labels(metadata), len(metadata["messages"]))
+        self._count(metrics.DEAD_LETTERS, _labels(metadata), metadata["written"])
+
+    def _dead_letters_left(self, measurements: Data, metadata: Data) -> None:
+        self._count(metrics.DEAD_LETTERS, _labels(metadata), metadata["written"])
+        self._count(metrics.DEAD_LETTER_ERRORS, _labels(metadata), 1)
 
     # What connectors say. Those of others may leave something out.
 
@@ -229,7 +240,9 @@ class Listener:
 
     def _consumer_lag(self, measurements: Data, metadata: Data) -> None:
         pipeline, topic, partition = _labels(metadata, "topic", "partition")
-        self._lags[pipeline, topic, partition] = measurements["lag"]
+        lag = measurements.get("lag")
+        if lag is not None:
+            self._lags[pipeline, topic, partition] = lag, monotonic()
 
     def _count(self, metric: Metric, labels: Labels, amount: Any) -> None:
         if amount:
