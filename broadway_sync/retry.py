@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import random
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -40,6 +41,10 @@ _BY_DEFAULT = ("handle_message", "handle_batch")
 # Mistakes of the callback: they would only be made again.
 _MISTAKES = (InvalidReturnError, UnknownBatcherError)
 _MARK = "__broadway_retry__"
+# Seconds: what doubles where the shortest pause is none.
+_LEAST = 0.01
+# Enough from any shortest to any longest that somebody waits for, and no overflow.
+_MOST_DOUBLINGS = 64
 
 
 def _types(value: Any) -> Any:
@@ -266,15 +271,9 @@ class _Attempts:
 
     def _retrying(self) -> Any:
         tenacity, policy = _tenacity(), self._retried.policy
-        backoff = policy.backoff
-        if isinstance(backoff, tuple):
-            shortest, longest = backoff
-            wait = tenacity.wait_random_exponential(multiplier=2 * shortest, max=longest, min=shortest)
-        else:
-            wait = self._chosen_pause
         return tenacity.Retrying(
             stop=tenacity.stop_after_attempt(policy.max_attempts),
-            wait=wait,
+            wait=self._random_pause if isinstance(policy.backoff, tuple) else self._chosen_pause,
             retry=tenacity.retry_if_exception(lambda error: policy.covers(error) and bool(self._open())),
             before_sleep=self._announce,
             sleep=self._pause,
@@ -313,6 +312,16 @@ class _Attempts:
             args[2] = attrs.evolve(args[2], size=len(messages))
         return args
 
+    def _random_pause(self, state: Any) -> float:
+        """
+        Return a time that grows; not by tenacity, whose older versions know no shortest one.
+        """
+        backoff = self._retried.policy.backoff
+        assert isinstance(backoff, tuple)
+        shortest, longest = backoff
+        limit = max(shortest, _LEAST) * 2.0 ** min(state.attempt_number, _MOST_DOUBLINGS)
+        return random.uniform(shortest, min(limit, longest))
+
     def _chosen_pause(self, state: Any) -> float:
         """
         Ask the function that was given as ``backoff``.
@@ -326,7 +335,7 @@ class _Attempts:
         return seconds
 
     def _announce(self, state: Any) -> None:
-        delay = state.upcoming_sleep
+        delay = state.next_action.sleep
         self._report("attempt", {"attempt": self._made, "delay": int(delay * 1e9)})
         retried = self._retried
         text = f"{retried.name} failed, attempt {self._made} of {retried.policy.max_attempts}; the next one follows in"

@@ -21,6 +21,7 @@ from broadway_sync import (
     NoopAcknowledger,
     Retry,
     ack_immediately,
+    retry,
     telemetry,
 )
 from tests.helpers import BOUND, NEVER, Feed, FeedProducer, Gate, eventually, make_handler
@@ -356,16 +357,27 @@ def test_the_traceback_shows_the_callback() -> None:
 @pytest.mark.parametrize("shortest", [0, 0.01])
 def test_pauses_grow_with_jitter(monkeypatch: Any, shortest: float) -> None:
     """
-    Between the shortest one and a limit that doubles, and never above the longest.
+    Between the shortest one and a limit that doubles, also from none, and never above the longest.
     """
     pauses: list[float] = []
     monkeypatch.setattr("broadway_sync.retry.time.sleep", pauses.append)
     failing = Failing(*[ConnectionError() for _ in range(40)])
     call(Retry(max_attempts=41, backoff=(shortest, 0.04)), failing.handle_message, new())
-    limits = [min(0.04, 2 * shortest * 2**number) for number in range(40)]
+    limits = [min(0.04, 0.02 * 2**number) for number in range(40)]
     assert len(pauses) == 40
     assert all(shortest <= pause <= limit for pause, limit in zip(pauses, limits))
-    assert len(set(pauses)) > 20 or not shortest
+    assert len(set(pauses)) > 20
+
+
+def test_a_thousand_attempts_later_the_pause_is_not_longer(monkeypatch: Any) -> None:
+    """
+    Nor too large a number.
+    """
+    pauses: list[float] = []
+    monkeypatch.setattr("broadway_sync.retry.time.sleep", pauses.append)
+    failing = Failing(*[ConnectionError() for _ in range(1100)])
+    call(Retry(max_attempts=1101, backoff=(0.001, 5)), failing.handle_message, new())
+    assert max(pauses) <= 5
 
 
 def test_pauses_of_a_function(monkeypatch: Any) -> None:
@@ -377,6 +389,25 @@ def test_pauses_of_a_function(monkeypatch: Any) -> None:
     failing = Failing(*[ConnectionError() for _ in range(3)])
     call(Retry(max_attempts=4, backoff=lambda attempt: attempt * 10), failing.handle_message, new())
     assert pauses == [10, 20, 30]
+
+
+def test_the_oldest_tenacity_will_do(monkeypatch: Any, caplog: Any) -> None:
+    """
+    Its states say less: 8.2 has the pause in the next action only.
+    """
+    announce = retry._Attempts._announce
+
+    def announce_of_old(attempts: Any, state: Any) -> None:
+        seconds = vars(state).pop("upcoming_sleep", None)
+        announce(attempts, state)
+        state.upcoming_sleep = seconds
+
+    monkeypatch.setattr(retry._Attempts, "_announce", announce_of_old)
+    monkeypatch.setattr("broadway_sync.retry.time.sleep", lambda seconds: None)
+    caplog.set_level(logging.INFO, "broadway_sync")
+    failing = Failing(ConnectionError())
+    call(Retry(backoff=lambda attempt: 7), failing.handle_message, new())
+    assert "the next one follows in 7 s" in caplog.text
 
 
 @pytest.mark.parametrize("answer", [None, -1, "1", float("nan")])
