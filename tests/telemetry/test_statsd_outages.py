@@ -19,7 +19,7 @@ from broadway_sync.telemetry.statsd import StatsdReporter
 from tests.brokers.ports import HOST, Port
 from tests.brokers.spawn import Spawned
 from tests.brokers.statsd import Statsd
-from tests.helpers import Gate, eventually, unique_name
+from tests.helpers import Call, Gate, eventually, unique_name
 from tests.telemetry.support import COUNT, oranges, run, until
 
 REAL_LOOK_UP = socket.getaddrinfo
@@ -249,6 +249,27 @@ def test_a_client_that_raises_is_tried_again(
         run(oranges("fruit"))
     assert type(error).__name__ in faults(caplog)[0]
     until(lambda: statsd.counters(f"{prefix}.fruit."), {"processor_default.messages_ingested": COUNT})
+
+
+def test_attach_while_another_thread_detaches(
+    statsd: Statsd, prefix: str, make_pipeline: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, gate: Gate
+) -> None:
+    """
+    Whichever is first: a reporter that is attached reports.
+    """
+    make_pipeline().start()
+    with quick(statsd.host, statsd.port, prefix) as reporter:
+        with monkeypatch.context() as patched:
+            patched.setattr(push.atexit, "unregister", lambda function: gate.wait())
+            detaching = Call(reporter.detach)
+            gate.arrived()
+            attaching = Call(reporter.attach)
+            attaching.thread.join(0.1)
+            gate.open()
+            detaching.result()
+            attaching.result()
+        assert reporter.is_attached
+        assert reporter.flush(10)
 
 
 def test_detach_while_events_are_in_flight(statsd: Statsd, prefix: str) -> None:

@@ -94,25 +94,36 @@ class PushReporter(Reporter):
                 self._thread = thread
                 atexit.register(self._at_exit)
 
+    def detach(self) -> None:
+        """
+        See :meth:`Reporter.detach`; pipelines that start meanwhile do not wait.
+        """
+        with self._lock:
+            thread = self._thread
+            super().detach()
+        _wait_for(thread)
+
     def _detached(self) -> None:
         atexit.unregister(self._at_exit)
-        self._end()
+        self._dismiss()
 
-    def _end(self) -> None:
-        with self._lock:
-            thread, self._thread = self._thread, None
-            requests, self._requests = self._requests, queue.SimpleQueue()
-        if thread is not None:
-            requests.put(None)
-            if thread is not threading.current_thread():
-                thread.join(END_BOUND)
+    def _dismiss(self) -> None:
+        """
+        Have the thread report for the last time. Needs the lock.
+        """
+        if self._thread is not None:
+            self._requests.put(None)
+            self._thread, self._requests = None, queue.SimpleQueue()
 
     def _at_exit(self) -> None:
         """
         At the end of the interpreter: the last messages are through, report them.
         """
         registry._drain_all()  # Python 3.8 comes here first
-        self._end()
+        with self._lock:
+            thread = self._thread
+            self._dismiss()
+        _wait_for(thread)
 
     def after_fork_in_child(self) -> None:
         """
@@ -154,6 +165,11 @@ class PushReporter(Reporter):
         if self._fault is not None:
             self._fault = None
             log_info("metrics are reported again", "", self.name)
+
+
+def _wait_for(thread: Optional[threading.Thread]) -> None:
+    if thread is not None and thread is not threading.current_thread():
+        thread.join(END_BOUND)
 
 
 def check(name: str, value: Any, is_right: bool, expected: str) -> None:

@@ -80,7 +80,7 @@ class Reporter:
                 detach(self._id)
             except LookupError:  # telemetry did, because an event made it raise
                 pass
-        self._detached()
+            self._detached()
 
     def __enter__(self: Self) -> Self:
         return self.attach()
@@ -118,7 +118,8 @@ class Reporter:
         self._listener.knows(name, options)
         self._pipeline_runs()
 
-    # What a reporter adds. Called on the threads that attach, detach and start pipelines.
+    # What a reporter adds. Called on the threads that attach, detach and start pipelines; the first two with the lock,
+    # so that whoever attaches while another one detaches finds all of it undone, or nothing.
 
     def _attached(self) -> None:
         pass
