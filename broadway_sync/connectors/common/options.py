@@ -9,7 +9,18 @@ from typing import Any, Callable, Mapping, Optional, Type, TypeVar
 import attrs
 
 from ...core.backoff import KINDS, Backoff
-from ...rules import construct, mistake, one_of, option, optional, positive_seconds, rule, seconds_from_zero, takes
+from ...rules import (
+    construct,
+    is_seconds,
+    mistake,
+    one_of,
+    option,
+    optional,
+    positive_seconds,
+    rule,
+    seconds_from_zero,
+    takes,
+)
 from .polling_client import PollingClient
 
 T = TypeVar("T")
@@ -23,7 +34,10 @@ class BackoffOptions:
 
     backoff_min: float = option(1.0, seconds_from_zero, "shortest pause between two attempts to connect, seconds")
     backoff_max: float = option(
-        attrs.Factory(lambda self: max(30.0, self.backoff_min), takes_self=True),
+        # Computed before backoff_min is checked.
+        attrs.Factory(
+            lambda self: max(30.0, self.backoff_min) if is_seconds(self.backoff_min) else 30.0, takes_self=True
+        ),
         seconds_from_zero,
         "longest pause between two attempts, seconds (default: 30, or backoff_min)",
     )

@@ -23,12 +23,12 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Named
 
 from ...errors import ConfigurationError
 from ..common.client_library import import_codec_of_host_names
-from .configuration import milliseconds, to_config
+from .configuration import check, milliseconds, to_config
 from .failures import Ear, GroupError, NoPositionError, UnavailableError, translate
 from .options import KafkaOptions
 from .partitions import Key
 
-__all__ = ["Client", "GroupError", "Listener", "NoPositionError", "UnavailableError", "load"]
+__all__ = ["Client", "GroupError", "Listener", "NoPositionError", "UnavailableError", "check_options", "load"]
 
 Points = Dict[Key, int]
 
@@ -59,7 +59,8 @@ class Client:
             index: Number of the producer, for the name of a static member.
 
         Raises:
-            ConfigurationError: kafka-python is not installed, or does not know an option of ``extra_config``.
+            ConfigurationError: kafka-python is not installed, or does not know an option of ``client_config``.
+            ConnectorError: User and password cannot be read from their file.
         """
         self._kafka = load()
         self._options = options
@@ -376,6 +377,16 @@ def _node_id(broker: Any) -> Any:
 
 def _keys(partitions: Iterable[Any]) -> List[Key]:
     return sorted((partition.topic, partition.partition) for partition in partitions)
+
+
+def check_options(options: KafkaOptions) -> None:
+    """
+    Look whether kafka-python is there and knows these options; connect to nothing.
+
+    Raises:
+        ConfigurationError: It is not, or does not.
+    """
+    check(options.client_config, load().KafkaConsumer.DEFAULT_CONFIG)
 
 
 def load() -> Any:

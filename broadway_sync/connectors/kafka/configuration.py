@@ -4,13 +4,14 @@ What kafka-python is told.
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, Mapping
+from typing import Any, Callable, Container, Dict, Mapping
 
-from ...errors import ConfigurationError
+from ...errors import ConfigurationError, ConnectorError
 from .options import ClientConfig, KafkaOptions
 
 # The client's own default for one response; all partitions of a broker share it.
 _FETCH_MAX_BYTES = 50 * 1024 * 1024
+_IDLE_MS = 9 * 60 * 1000
 
 
 def to_config(
@@ -26,16 +27,34 @@ def to_config(
         make_network: Makes the client's network client.
 
     Raises:
-        ConfigurationError: ``extra_config`` has an argument that is not known.
+        ConfigurationError: See :func:`check`.
+        ConnectorError: User and password cannot be read from their file.
     """
-    unknown = sorted(set(options.client_config.extra_config) - set(known))
-    if unknown:
-        names = ", ".join(map(repr, unknown))
-        raise ConfigurationError(
-            f"producer.module.client_config.extra_config: this version of kafka-python does not know {names}"
-        )
+    check(options.client_config, known)
     config = {name: value for name, value in _arguments(options, name, index).items() if name in known}
     return {**config, "kafka_client": make_network, **options.client_config.extra_config}
+
+
+def check(client: ClientConfig, known: Container[str]) -> None:
+    """
+    Check what only the client library knows: the names of its own arguments.
+
+    Args:
+        known: The arguments that this version of kafka-python has.
+
+    Raises:
+        ConfigurationError: ``extra_config`` or ``sasl`` has a name that is not among them.
+    """
+    sasl = [name for name in client.sasl or () if name != "path"]
+    for option, unknown in (
+        ("extra_config", [name for name in client.extra_config if name not in known]),
+        ("sasl", [name for name in sasl if f"sasl_{name}" not in known]),
+    ):
+        if unknown:
+            names = ", ".join(sorted(map(repr, unknown)))
+            raise ConfigurationError(
+                f"producer.module.client_config.{option}: this version of kafka-python does not know {names}"
+            )
 
 
 def _arguments(options: KafkaOptions, name: str, index: int) -> Dict[str, Any]:
@@ -53,6 +72,8 @@ def _arguments(options: KafkaOptions, name: str, index: int) -> Dict[str, Any]:
         "session_timeout_ms": milliseconds(group.session_timeout_seconds),
         "heartbeat_interval_ms": milliseconds(group.heartbeat_rate_seconds),
         "request_timeout_ms": milliseconds(client.request_timeout),
+        # The client's own nine minutes, unless a request may take longer, which it refuses.
+        "connections_max_idle_ms": max(_IDLE_MS, milliseconds(client.request_timeout) + 1000),
         "fetch_min_bytes": fetch.min_bytes,
         "fetch_max_wait_ms": milliseconds(fetch.max_wait_time),
         "max_partition_fetch_bytes": fetch.max_bytes,
@@ -103,10 +124,13 @@ def _with_password(sasl: Mapping[str, Any]) -> Dict[str, Any]:
     config = dict(sasl)
     path = config.pop("path", None)
     if path is not None:
-        with open(path, encoding="utf-8") as file:
-            lines = file.read().splitlines()
+        try:
+            with open(path, encoding="utf-8") as file:
+                lines = file.read().splitlines()
+        except (OSError, ValueError) as error:  # perhaps it is being replaced just now
+            raise ConnectorError(f"client_config.sasl: cannot read {path}: {type(error).__name__}") from None
         if len(lines) < 2:
-            raise ConfigurationError(f"producer.module.client_config.sasl: {path} must have two lines, user, password")
+            raise ConnectorError(f"client_config.sasl: {path} must have two lines, user and password")
         config["plain_username"], config["plain_password"] = lines[0].strip(), lines[1].strip()
     return config
 

@@ -171,9 +171,9 @@ class Consumer:
         Raises:
             ConnectorError: It failed, and there is to be no second one.
         """
-        client = self._make_client()
         try:
             with self._reporter.span(CONNECT, hosts=list(self._options.hosts)):
+                client = self._make_client()
                 client.connect(self._rebalances.listener(client), self._is_over)
         except ConnectorError as error:
             if not self._is_over():

@@ -4,6 +4,8 @@ The options of the Kafka producer.
 
 from __future__ import annotations
 
+import os
+import re
 import ssl as ssl_module
 from datetime import datetime, timezone
 from typing import Any, Callable, Mapping, Optional, Tuple
@@ -11,17 +13,18 @@ from typing import Any, Callable, Mapping, Optional, Tuple
 import attrs
 
 from ...log import safe_repr
+from ...masking import mask
 from ...rules import (
     boolean,
     build,
     is_int,
+    is_seconds,
     mapping,
     mistake,
     non_empty_str,
     one_of,
     option,
     optional,
-    positive_int,
     positive_seconds,
     rule,
     seconds_from_zero,
@@ -30,6 +33,12 @@ from ...rules import (
 from ..common.options import BackoffOptions
 
 _PORT = 9092
+_MOST_PORT = 65535
+# In the protocol sizes, and times in milliseconds, are ints of 32 bits: the client says only to its log that others
+# cannot be sent, and tries again for ever.
+_MOST = 2**31 - 1
+# Kafka's own rule for the names of topics, and of static members.
+_NAME = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9._-]{1,249}")
 _MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "GSSAPI", "OAUTHBEARER")
 _SSL_NAMES = ("cafile", "certfile", "keyfile", "password", "crlfile", "ciphers", "check_hostname")
 # What the connector must set itself, or a pipeline would lose messages.
@@ -54,28 +63,44 @@ def _to_hosts(value: Any) -> Tuple[str, ...]:
 def _to_host(one: Any, value: Any) -> str:
     if isinstance(one, (list, tuple)) and len(one) == 2:
         host, port = one
-        is_valid = isinstance(host, str) and bool(host.strip()) and is_int(port, 1)
+        is_valid = isinstance(host, str) and bool(host.strip()) and is_int(port, 1) and port <= _MOST_PORT
         if is_valid:
             return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
     elif isinstance(one, str) and one.strip():
         host, _, port = one.strip().rpartition(":")
-        if host and port.isdigit() and (":" not in host or host.startswith("[")):
+        if host and _is_port(port) and (":" not in host or host.startswith("[")):
             return one.strip()
         if ":" not in one.strip() or one.strip().endswith("]"):
             return f"{one.strip()}:{_PORT}"
     raise _wrong_hosts(value)
 
 
+def _is_port(text: str) -> bool:
+    return text.isascii() and text.isdigit() and 1 <= int(text) <= _MOST_PORT
+
+
 def _wrong_hosts(value: Any) -> Exception:
     expected = 'a list of "host:port" or (host, port), or one str "host:port,host:port"'
-    return mistake("hosts", f"expected {expected}, got: {safe_repr(value)}")
+    return mistake("hosts", f"expected {expected}, got: {safe_repr(mask(value))}")
 
 
 def _to_topics(value: Any) -> Tuple[str, ...]:
     topics = tuple(value) if isinstance(value, (list, tuple, set, frozenset)) else ()
-    if not topics or not all(isinstance(topic, str) and topic for topic in topics):
-        raise mistake("topics", f"expected a list of names, at least one, got: {safe_repr(value)}")
+    if not topics or not all(map(_is_name, topics)):
+        expected = 'a list of names, at least one, of letters, digits, ".", "_" and "-"'
+        raise mistake("topics", f"expected {expected}, got: {safe_repr(value)}")
     return tuple(dict.fromkeys(topics))
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and bool(_NAME.fullmatch(value))
+
+
+_size = rule(lambda value: is_int(value, 1) and value <= _MOST, f"an int from 1 to {_MOST}")
+_seconds = rule(
+    lambda value: is_seconds(value) and 0 < value <= _MOST // 1000, f"a number of seconds > 0 and <= {_MOST // 1000}"
+)
+_member = rule(lambda value: _is_name(value) and len(value) <= 240, 'at most 240 letters, digits, ".", "_" and "-"')
 
 
 def _to_policy(value: Any) -> Any:
@@ -105,11 +130,11 @@ class GroupConfig:
         None, optional(positive_seconds), "the original's name of offset_commit_interval; wins over it"
     )
     session_timeout_seconds: float = option(
-        30.0, positive_seconds, "after so long without a heartbeat the broker gives the partitions to others"
+        30.0, _seconds, "after so long without a heartbeat the broker gives the partitions to others"
     )
     heartbeat_rate_seconds: float = option(5.0, positive_seconds, "pause between two heartbeats")
     rebalance_timeout_seconds: float = option(
-        30.0, positive_seconds, "how long a rebalance waits for this member; handlers may take longer"
+        30.0, _seconds, "how long a rebalance waits for this member; handlers may take longer"
     )
     rejoin_delay_seconds: float = option(
         1.0, seconds_from_zero, "pause after the group or the broker refused something for good"
@@ -120,7 +145,7 @@ class GroupConfig:
         "how long a rebalance waits for messages that are in the pipeline",
     )
     group_instance_id: Optional[str] = option(
-        None, optional(non_empty_str), "static membership: a name that only this process has; the index is appended"
+        None, optional(_member), "static membership: a name that only this process has; the index is appended"
     )
 
     def __attrs_post_init__(self) -> None:
@@ -144,9 +169,9 @@ class FetchConfig:
     How records are fetched.
     """
 
-    min_bytes: int = option(1, positive_int, "the broker waits until it has so much")
-    max_bytes: int = option(1024 * 1024, positive_int, "the most that is fetched of one partition at a time")
-    max_wait_time: float = option(0.5, positive_seconds, "the longest that the broker waits for min_bytes, seconds")
+    min_bytes: int = option(1, _size, "the broker waits until it has so much")
+    max_bytes: int = option(1024 * 1024, _size, "the most that is fetched of one partition at a time")
+    max_wait_time: float = option(0.5, _seconds, "the longest that the broker waits for min_bytes, seconds")
     isolation_level: str = option(
         "read_committed",
         one_of("read_committed", "read_uncommitted"),
@@ -164,7 +189,8 @@ def _to_sasl(value: Any) -> Any:
     if isinstance(value, Mapping):
         given = dict(value)
         mechanism = _to_mechanism(given.pop("mechanism", None))
-        if mechanism is not None and all(isinstance(name, str) for name in given):
+        is_valid = all(isinstance(name, str) for name in given)
+        if mechanism is not None and is_valid and isinstance(given.get("path", ""), (str, os.PathLike)):
             return {"mechanism": mechanism, **given}
     elif isinstance(value, (list, tuple)) and len(value) in (2, 3) and all(isinstance(part, str) for part in value):
         mechanism = _to_mechanism(value[0])
@@ -189,10 +215,22 @@ def _to_ssl(value: Any) -> Any:
     if isinstance(value, (bool, ssl_module.SSLContext)):
         return value
     if isinstance(value, Mapping) and all(name in _SSL_NAMES for name in value):
+        for name, item in value.items():
+            if not _is_ssl_value(name, item):
+                expected = "True or False" if name == "check_hostname" else "a non-empty str"
+                raise mistake(f"ssl.{name}", f"expected {expected}, got: {safe_repr(mask({name: item})[name])}")
         return dict(value)
     shown = list(value) if isinstance(value, Mapping) else value
     expected = f"True, False, an ssl.SSLContext or a mapping with some of {', '.join(_SSL_NAMES)}"
     raise mistake("ssl", f"expected {expected}, got: {safe_repr(shown)}")
+
+
+def _is_ssl_value(name: str, value: Any) -> bool:
+    if name == "check_hostname":
+        return isinstance(value, bool)
+    if name == "password" and (isinstance(value, bytes) or callable(value)):
+        return True
+    return isinstance(value, str) and bool(value)
 
 
 def _is_free(value: Any) -> bool:

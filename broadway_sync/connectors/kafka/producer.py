@@ -16,7 +16,7 @@ from ...producer import Producer
 from ..common.options import build
 from ..common.reporter import Reporter
 from .assignments import Placement
-from .client import Client, load
+from .client import Client, check_options
 from .consumer import Consumer
 from .messages import RecordMessage, lot_of
 from .offsets import Lot
@@ -52,10 +52,11 @@ class KafkaProducer(Producer):
     @classmethod
     def validate_options(cls, options: Mapping[str, Any]) -> Mapping[str, Any]:
         """
-        Check the options, and that kafka-python is there.
+        Check the options, and that kafka-python is there and knows those that are for it.
         """
-        if build(KafkaOptions, options).client is None:
-            load()
+        checked = build(KafkaOptions, options)
+        if checked.client is None:
+            check_options(checked)
         return options
 
     @classmethod

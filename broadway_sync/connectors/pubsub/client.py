@@ -13,11 +13,13 @@ import threading
 from typing import Any, Callable, Dict, List, Optional
 
 from google.api_core import exceptions
+from google.api_core.client_options import from_dict
 from google.cloud import pubsub_v1
 from google.cloud.pubsub_v1 import types
 from google.rpc.error_details_pb2 import ErrorInfo
 from grpc_status import rpc_status
 
+from ...errors import ConfigurationError
 from ..common.polling_client import Action, Delivery, PollingClient, Refusal
 from .deliveries import to_delivery
 from .options import LONGEST_NACK, PubSubOptions
@@ -218,6 +220,19 @@ class PubSubClient(PollingClient):
             return refusals + self._send(request, handles[middle:])
         except Exception as error:  # to raise would say that the first half was not accepted either
             return refusals + [Refusal(handle, str(error), is_final=False) for handle in handles[middle:]]
+
+
+def check(options: PubSubOptions) -> None:
+    """
+    Look whether the library takes ``client_options``, without opening anything.
+
+    Raises:
+        ConfigurationError: It does not.
+    """
+    try:
+        from_dict(dict(options.endpoint_options))
+    except ValueError as error:  # an unknown name, or two that contradict each other; it shows no value
+        raise ConfigurationError(f"producer.module.client_options: the client library refuses it: {error}") from None
 
 
 def open_client(options: PubSubOptions) -> Any:

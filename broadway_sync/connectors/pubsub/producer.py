@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from typing import Any, Mapping
 
 from ...errors import ConfigurationError
+from ..common.options import build
 from ..common.polling import PollingProducer
 from ..common.polling_client import PollingClient
 from .options import PubSubOptions
@@ -33,13 +34,17 @@ class PubSubProducer(PollingProducer):
     @classmethod
     def validate_options(cls, options: Mapping[str, Any]) -> Mapping[str, Any]:
         """
-        Check the options, and that the client library is there.
+        Check the options, and that the client library is there and takes those that are for it.
         """
-        options = super().validate_options(options)
-        if options.get("client") is None and not _is_installed():
+        checked = build(cls.options_class, options)
+        if checked.client is None and not _is_installed():
             raise ConfigurationError(
                 "PubSubProducer needs google-cloud-pubsub, which is not installed: pip install 'broadway_sync[pubsub]'"
             )
+        if checked.client is None and checked.client_options:
+            from .client import check  # late, see make_client
+
+            check(checked)
         return options
 
     def make_client(self, options: PubSubOptions) -> PollingClient:

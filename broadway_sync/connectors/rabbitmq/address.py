@@ -19,13 +19,14 @@ from ...rules import (
     non_empty_str,
     option,
     optional,
-    positive_int,
     positive_seconds,
     rule,
 )
 
 any_str = rule(lambda value: isinstance(value, str), "a str")
 _heartbeat = rule(lambda value: is_int(value, 0) and value <= 65535, "whole seconds from 0 (none) to 65535")
+_channel_max = rule(lambda value: is_int(value, 1) and value <= 65535, "an int from 1 to 65535")
+_frame_max = rule(lambda value: is_int(value, 4096) and value <= 131072, "an int from 4096 to 131072")
 _port = rule(lambda value: is_int(value, 1) and value <= 65535, "an int from 1 to 65535")
 
 
@@ -84,8 +85,8 @@ class ConnectionOptions:
     blocked_connection_timeout: Optional[float] = option(
         None, optional(positive_seconds), "give up a connection that the broker blocks for so long, seconds"
     )
-    channel_max: Optional[int] = option(None, optional(positive_int), "the most channels")
-    frame_max: Optional[int] = option(None, optional(positive_int), "the largest frame, bytes")
+    channel_max: Optional[int] = option(None, optional(_channel_max), "the most channels")
+    frame_max: Optional[int] = option(None, optional(_frame_max), "the largest frame, bytes")
     client_properties: Mapping[str, Any] = arguments("what the management page shows about this client")
 
 

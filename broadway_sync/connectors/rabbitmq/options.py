@@ -134,6 +134,10 @@ def _to_metadata(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+def _is_client(value: Any) -> bool:
+    return all(callable(getattr(value, name, None)) for name in ("check", "connect"))
+
+
 @attrs.frozen(kw_only=True)
 class RabbitMQOptions(BackoffOptions):
     """
@@ -184,7 +188,12 @@ class RabbitMQOptions(BackoffOptions):
     buffer_size: Optional[int] = option(
         None, optional(positive_int), "messages that may wait, with no_ack (default: 1000) or prefetch_count 0"
     )
-    client: Any = attrs.field(default=None, repr=False, metadata={"doc": "in place of pika, for tests"})
+    client: Any = attrs.field(
+        default=None,
+        validator=optional(rule(_is_client, "an object with the methods check and connect")),
+        repr=False,
+        metadata={"doc": "in place of pika, for tests"},
+    )
 
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()

@@ -4,6 +4,7 @@ The options of SQSProducer.
 
 from __future__ import annotations
 
+import re
 from typing import Any, Callable, Mapping, Optional, Sequence, Union
 
 import attrs
@@ -52,6 +53,10 @@ def _is_non_empty_str(value: Any) -> bool:
     return isinstance(value, str) and bool(value)
 
 
+def _is_url(value: Any) -> bool:
+    return isinstance(value, str) and re.match(r"https?://[^/]", value) is not None
+
+
 @attrs.frozen(kw_only=True, repr=False)
 class SQSConfig:
     """
@@ -62,7 +67,9 @@ class SQSConfig:
         None, optional(non_empty_str), "AWS region (default: the one in queue_url, else boto3's own)"
     )
     endpoint_url: Optional[str] = option(
-        None, optional(non_empty_str), "address of the service, if it is not AWS itself"
+        None,
+        optional(rule(_is_url, "an address that begins with http:// or https://")),
+        "address of the service, if it is not AWS itself",
     )
     aws_access_key_id: Optional[str] = option(None, optional(non_empty_str), "with aws_secret_access_key")
     aws_secret_access_key: Optional[str] = option(None, optional(non_empty_str), "with aws_access_key_id")
@@ -75,7 +82,13 @@ class SQSConfig:
     )
     verify: Union[bool, str, None] = option(
         None,
-        optional(rule(lambda value: isinstance(value, (bool, str)), "True, False or the path of a CA bundle")),
+        # Not "": botocore would take it for False.
+        optional(
+            rule(
+                lambda value: isinstance(value, bool) or _is_non_empty_str(value),
+                "True, False or the path of a CA bundle",
+            )
+        ),
         "False: do not verify TLS certificates; a path: the CA bundle to verify them with",
     )
     connect_timeout: float = option(5.0, positive_seconds, "seconds to open a connection")
@@ -136,3 +149,13 @@ class SQSOptions(PollingOptions):
         outcome(MAX_VISIBILITY),
         'of a failed message: "noop" leaves it to the visibility timeout, "ack" deletes it',
     )
+
+    def __attrs_post_init__(self) -> None:
+        super().__attrs_post_init__()
+        wait, timeout = self.wait_time_seconds, self.config.read_timeout
+        if wait is not None and timeout is not None and timeout <= wait:
+            raise mistake(
+                "config.read_timeout",
+                f"expected seconds > wait_time_seconds, which is {wait}, got: {timeout}; every receive that finds "
+                "nothing would end as an error",
+            )

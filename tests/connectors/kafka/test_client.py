@@ -147,8 +147,21 @@ def test_password_from_a_file(tmp_path: Any) -> None:
     config = make(client_config={"sasl": ("plain", str(path))})._config
     assert (config["sasl_plain_username"], config["sasl_plain_password"]) == ("user", "pass word")
     path.write_text("user")
-    with pytest.raises(ConfigurationError, match="must have two lines"):
+    with pytest.raises(ConnectorError, match="must have two lines"):
         make(client_config={"sasl": ("plain", str(path))})
+    path.unlink()
+    with pytest.raises(ConnectorError, match=rf"cannot read {path}: FileNotFoundError"):
+        make(client_config={"sasl": ("plain", str(path))})
+
+
+@pytest.mark.parametrize("seconds", [40, 540, 3600])
+def test_requests_may_take_long(seconds: float) -> None:
+    """
+    The client refuses a request that may take longer than it keeps an idle connection.
+    """
+    config = make(client_config={"request_timeout": seconds})._config
+    assert config["fetch_max_wait_ms"] < config["request_timeout_ms"] < config["connections_max_idle_ms"]
+    assert config["connections_max_idle_ms"] >= 540_000
 
 
 def test_unknown_argument() -> None:

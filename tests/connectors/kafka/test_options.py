@@ -55,10 +55,20 @@ def test_hosts(given: Any, hosts: Any) -> None:
         ({"hosts": "a:b"}, "hosts: expected a list"),
         ({"hosts": [("a", "1")]}, "hosts: expected a list"),
         ({"hosts": 9092}, "hosts: expected a list"),
+        ({"hosts": "a:65536"}, "hosts: expected a list"),
+        ({"hosts": "a:²"}, "hosts: expected a list"),
+        ({"hosts": [("a", 65536)]}, "hosts: expected a list"),
         ({"group_id": ""}, "group_id: expected a non-empty str, got: ''"),
-        ({"topics": []}, "topics: expected a list of names, at least one, got: []"),
-        ({"topics": "topic"}, "topics: expected a list of names, at least one, got: 'topic'"),
+        ({"topics": []}, "topics: expected a list of names, at least one, of letters, "),
+        ({"topics": "topic"}, "topics: expected a list of names, at least one, of letters, "),
         ({"topics": [1]}, "topics: expected a list of names"),
+        (
+            {"topics": ["a b"]},
+            'topics: expected a list of names, at least one, of letters, digits, ".", "_" and "-", got: [\'a b\']',
+        ),
+        ({"topics": [".."]}, "topics: expected a list of names"),
+        ({"topics": ["topic\n"]}, "topics: expected a list of names"),
+        ({"topics": ["t" * 250]}, "topics: expected a list of names"),
         ({"offset_reset_policy": "newest"}, 'offset_reset_policy: expected "earliest", "latest" or ("timestamp", '),
         ({"offset_reset_policy": ("timestamp", -1)}, "offset_reset_policy: expected"),
         ({"offset_reset_policy": ("timestamp", True)}, "offset_reset_policy: expected"),
@@ -88,7 +98,16 @@ def test_hosts(given: Any, hosts: Any) -> None:
             {"fetch_config": {"max_wait_time": 40}},
             "fetch_config.max_wait_time: expected less than client_config.request_timeout, which is 40.0, got: 40",
         ),
-        ({"fetch_config": {"min_bytes": 0}}, "fetch_config.min_bytes: expected an int > 0, got: 0"),
+        (
+            {"group_config": {"rebalance_timeout_seconds": 2147484}},
+            "group_config.rebalance_timeout_seconds: expected a number of seconds > 0 and <= 2147483, got: 2147484",
+        ),
+        (
+            {"group_config": {"group_instance_id": "host 1"}},
+            'group_config.group_instance_id: expected at most 240 letters, digits, ".", "_" and "-", got: \'host 1\'',
+        ),
+        ({"fetch_config": {"min_bytes": 0}}, "fetch_config.min_bytes: expected an int from 1 to 2147483647, got: 0"),
+        ({"fetch_config": {"max_bytes": 2**31}}, "fetch_config.max_bytes: expected an int from 1 to 2147483647, got: "),
         (
             {"fetch_config": {"isolation_level": "none"}},
             "fetch_config.isolation_level: expected one of 'read_",
@@ -98,6 +117,19 @@ def test_hosts(given: Any, hosts: Any) -> None:
             "client_config.ssl: expected True, False, an ssl.SSLContext or a mapping ",
         ),
         ({"client_config": {"ssl": {"ca": "x"}}}, "client_config.ssl: expected True, False"),
+        (
+            {"client_config": {"ssl": {"check_hostname": "no"}}},
+            "client_config.ssl.check_hostname: expected True or False, got: 'no'",
+        ),
+        ({"client_config": {"ssl": {"cafile": 5}}}, "client_config.ssl.cafile: expected a non-empty str, got: 5"),
+        (
+            {"client_config": {"extra_config": {"no_such_thing": 1}}},
+            "client_config.extra_config: this version of kafka-python does not know 'no_such_thing'",
+        ),
+        (
+            {"client_config": {"sasl": {"mechanism": "PLAIN", "plain_pasword": "secret"}}},
+            "client_config.sasl: this version of kafka-python does not know 'plain_pasword'",
+        ),
         (
             {"client_config": {"extra_config": {"enable_auto_commit": True}}},
             "client_config.extra_config: expected none of the names that the connector sets itself: bootstrap_",
@@ -170,7 +202,15 @@ def test_sasl(sasl: Any, expected: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "sasl", [("md5", "user", "pass"), ("plain",), "plain", {"username": "user"}, ("plain", "u", 1)]
+    "sasl",
+    [
+        ("md5", "user", "pass"),
+        ("plain",),
+        "plain",
+        {"username": "user"},
+        ("plain", "u", 1),
+        {"mechanism": "plain", "path": 5},
+    ],
 )
 def test_sasl_mistakes(sasl: Any) -> None:
     """
@@ -191,6 +231,18 @@ def test_passwords_are_not_shown() -> None:
     client_config = {"sasl": ("plain", "user", "secret1"), "extra_config": {"ssl_password": "secret2"}}
     shown = repr(make(client_config={**client_config, "ssl": {"password": "secret3"}}))
     assert "secret" not in shown
+
+
+@pytest.mark.parametrize(
+    "hosts", ["SASL_SSL://user:hunter2@host:9092", ["user:hunter2@host:port"], [("user:hunter2@host", "9092")]]
+)
+def test_hosts_that_are_wrong_show_no_password(hosts: Any) -> None:
+    """
+    Somebody who gives an address of another kind gives a password with it.
+    """
+    with pytest.raises(ConfigurationError) as caught:
+        make(hosts=hosts)
+    assert "hunter2" not in str(caught.value)
 
 
 def test_ssl_context() -> None:

@@ -128,6 +128,19 @@ def test_invalid(options: Any, text: str) -> None:
     assert str(caught.value) == f"producer.module.{expected}"
 
 
+def test_client_options_that_the_library_does_not_know() -> None:
+    """
+    The constructor says so, and shows no value.
+    """
+    pytest.importorskip("google.cloud.pubsub_v1")
+    with pytest.raises(ConfigurationError) as caught:
+        check(client_options={"quota_project": "hunter2"})
+    assert str(caught.value) == (
+        "producer.module.client_options: the client library refuses it: "
+        "ClientOptions does not accept an option 'quota_project'"
+    )
+
+
 def test_subscription_is_required() -> None:
     """
     There is no default for it.

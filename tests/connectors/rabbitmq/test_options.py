@@ -141,6 +141,9 @@ def test_unknown_option_lists_the_valid_ones(make_pipeline: Any) -> None:
         {"ssl": {"ca": "x"}, "password": "swordfish"},
         {"heartbeat": 0.5, "password": "swordfish"},
         {"connection_timeout": 0, "password": "swordfish"},
+        {"channel_max": 65536, "password": "swordfish"},
+        {"frame_max": 4095, "password": "swordfish"},
+        {"frame_max": 131073, "password": "swordfish"},
     ],
     ids=repr,
 )

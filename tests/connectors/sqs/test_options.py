@@ -62,6 +62,9 @@ def test_defaults() -> None:
         {"config": {"aws_access_key_id": "a", "aws_secret_access_key": "b", "aws_session_token": "c"}},
         {"config": {"verify": False}},
         {"config": {"verify": "/etc/ca.pem"}},
+        {"config": {"endpoint_url": "http://localhost:9324"}},
+        {"config": {"read_timeout": 1}},
+        {"wait_time_seconds": 20, "config": {"read_timeout": 21}},
         {"config": SQSConfig(region_name="eu-west-1")},
     ],
     ids=repr,
@@ -111,6 +114,16 @@ def test_accepted(given: dict[str, Any]) -> None:
         ({"config": {"session": 5}},
          "config.session: expected a callable without arguments that returns a boto3 Session, got: 5"),
         ({"config": {"verify": 5}}, "config.verify: expected True, False or the path of a CA bundle, got: 5"),
+        ({"config": {"verify": ""}}, "config.verify: expected True, False or the path of a CA bundle, got: ''"),
+        (
+            {"config": {"endpoint_url": "localhost:9324"}},
+            "config.endpoint_url: expected an address that begins with http:// or https://, got: 'localhost:9324'",
+        ),
+        (
+            {"wait_time_seconds": 20, "config": {"read_timeout": 20}},
+            "config.read_timeout: expected seconds > wait_time_seconds, which is 20, got: 20; every receive that finds "
+            "nothing would end as an error",
+        ),
         ({"config": {"max_attempts": 0}}, "config.max_attempts: expected an int > 0, got: 0"),
     ],
 )  # fmt: skip
