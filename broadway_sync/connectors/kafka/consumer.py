@@ -225,7 +225,7 @@ class Consumer:
         if client.is_connected():
             self._rebalances.settle()
             self._commits.commit(client, seconds)
-        self._rebalances.hurry()
+        self._rebalances.leave()
         client.close(_CLOSE_SECONDS)
         with self._lock:
             self._partitions.give_up_all()

@@ -55,7 +55,7 @@ class Rebalances:
         self._reporter = reporter
         self._timeout = options.group_config.revoke_timeout_seconds
         self._resets = options.begin_offset == "reset"
-        self._is_hurried = False
+        self._is_hurried = self._is_leaving = False
         self.has_joined = False
         """Whether this consumer is a member and no rebalance is going on."""
         self.has_changed = False
@@ -76,11 +76,17 @@ class Rebalances:
         self._is_hurried = True
         self._acknowledged.wake_all()
 
+    def leave(self) -> None:
+        """
+        All that could be was committed: what is revoked from now on is the client's good-bye (3.x).
+        """
+        self._is_leaving = True
+
     def left(self) -> None:
         """
         The consumer has left the group.
         """
-        self._is_hurried = self.has_joined = False
+        self._is_hurried = self._is_leaving = self.has_joined = False
         self.to_reset.clear()
 
     def settle(self) -> None:
@@ -99,7 +105,7 @@ class Rebalances:
         self.to_reset.difference_update(keys)
         with self._lock:
             self._partitions.revoke(keys)
-        if not keys or self._is_hurried:  # the first join; the end, when all is committed (3.x)
+        if not keys or self._is_leaving:  # the first join; the end
             self.has_joined = False
             return
         try:

@@ -13,6 +13,7 @@ import pytest
 from broadway_sync import ConfigurationError, Message, NoopAcknowledger, Pipeline, PipelineFailedError, telemetry
 from broadway_sync.connectors.kafka import KafkaProducer
 from broadway_sync.connectors.kafka.client import GroupError, UnavailableError
+from broadway_sync.connectors.kafka.rebalances import Rebalances
 from broadway_sync.errors import ConnectorError
 from tests.connectors.kafka.fake import FakeKafka
 from tests.connectors.kafka.support import Seen, consuming
@@ -595,6 +596,32 @@ def test_stop_while_connecting() -> None:
         assert time.monotonic() - since < 2 * SCALE
         gate.open()
         eventually(lambda: kafka.clients[0].is_closed, "the client closed")
+
+
+def test_stop_during_a_rebalance(version: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    What is finished and not committed when a stop and a rebalance come together is committed in the rebalance: later
+    the partitions are not ours.
+    """
+    kafka, gate, closing = FakeKafka(A, version=version), Gate(), threading.Event()
+    kafka.produce(A, 3)
+    seen, hurry = Seen(), Rebalances.hurry
+
+    def note(rebalances: Rebalances) -> None:
+        hurry(rebalances)
+        closing.set()
+
+    monkeypatch.setattr(Rebalances, "hurry", note)
+    with running(kafka, seen, offset_commit_on_ack=False, offset_commit_interval=1000) as pipeline:
+        seen.wait_for(3)
+        kafka.fail("poll", gate.wait)
+        gate.arrived()
+        pipeline.request_stop()
+        assert closing.wait(BOUND)
+        kafka.order("revoke", None, wait=False)
+        gate.open()
+    assert kafka.committed == {A: 3}
+    assert kafka.calls[-1] == "close"
 
 
 def test_stop_runs_out_of_time() -> None:
