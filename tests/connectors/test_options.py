@@ -12,6 +12,7 @@ import pytest
 
 from broadway_sync import ConfigurationError, Pipeline
 from broadway_sync.connectors import load
+from broadway_sync.connectors.common.options import BackoffOptions, build
 from tests.helpers import make_handler, unique_name
 
 REQUIRED: Dict[str, Dict[str, Any]] = {
@@ -54,6 +55,25 @@ def _names(connector: str, where: str) -> Iterator[str]:
     module, _, cls = where.partition(".")
     found = importlib.import_module(f"broadway_sync.connectors.{connector}.{module}")
     return (field.name for field in attrs.fields(getattr(found, cls)))
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, (1.0, 30.0)),
+        ({"backoff_min": 60}, (60, 60)),
+        ({"backoff_min": 0}, (0, 30.0)),
+        ({"backoff_max": 0.5}, (0.5, 0.5)),
+        ({"backoff_max": 20}, (1.0, 20)),
+        ({"backoff_min": 2, "backoff_max": 3}, (2, 3)),
+    ],
+)
+def test_backoff(given: Dict[str, Any], expected: Any) -> None:
+    """
+    One bound moves the default of the other.
+    """
+    options = build(BackoffOptions, given)
+    assert (options.backoff_min, options.backoff_max) == expected
 
 
 def refusal(connector: str, given: Dict[str, Any]) -> str:

@@ -32,7 +32,11 @@ class BackoffOptions:
     How long to wait before the next attempt at something that failed.
     """
 
-    backoff_min: float = option(1.0, seconds_from_zero, "shortest pause between two attempts to connect, seconds")
+    backoff_min: float = option(
+        attrs.Factory(lambda: None),
+        optional(seconds_from_zero),
+        "shortest pause between two attempts to connect, seconds (default: 1, or backoff_max if that is less)",
+    )
     backoff_max: float = option(
         # Computed before backoff_min is checked.
         attrs.Factory(
@@ -48,6 +52,8 @@ class BackoffOptions:
     )
 
     def __attrs_post_init__(self) -> None:
+        if self.backoff_min is None:  # each has the other one in its default: the second to be known is set here
+            object.__setattr__(self, "backoff_min", min(1.0, self.backoff_max))
         if self.backoff_max < self.backoff_min:
             raise mistake(
                 "backoff_max", f"expected seconds >= backoff_min, which is {self.backoff_min}, got: {self.backoff_max}"
