@@ -10,7 +10,7 @@ What differs, and is hidden here:
 * A constructor that fails leaves its I/O thread behind (3.x): we make the network client, so that we can close it.
 * ``commit`` and ``close`` take a timeout from 2.1 on.
 * Partitions that were paused may rest for ever (3.0), see ``_unpark``.
-* Neither says why it cannot connect, except to its log.
+* Neither says why it cannot connect, except to its log; both say the password there, at level DEBUG.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Named
 from ...errors import ConfigurationError
 from ..common.client_library import import_codec_of_host_names
 from .configuration import check, milliseconds, to_config
+from .discretion import keep_secrets
 from .failures import Ear, GroupError, NoPositionError, UnavailableError, translate
 from .options import KafkaOptions
 from .partitions import Key
@@ -404,6 +405,7 @@ def load() -> Any:
         raise ConfigurationError(
             'the Kafka connector needs kafka-python: pip install "broadway_sync[kafka]"'
         ) from error
+    keep_secrets()
     return SimpleNamespace(
         version=kafka.__version__,
         KafkaConsumer=kafka.KafkaConsumer,

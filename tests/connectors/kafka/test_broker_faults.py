@@ -246,10 +246,11 @@ def test_wrong_password(kafka: Any, caplog: Any) -> None:
     assert "wrong-and-secret" not in caplog.text + repr(attempts)
 
 
-def test_right_password(kafka: Any, tmp_path: Any) -> None:
+def test_right_password(kafka: Any, tmp_path: Any, caplog: Any) -> None:
     """
-    With the right one, also from a file, messages arrive.
+    With the right one, also from a file, messages arrive. The client does not show it either, whatever it logs.
     """
+    caplog.set_level(logging.DEBUG)
     path = tmp_path / "password"
     path.write_text(f"{kafka.user}\n{kafka.password}\n")
     topic = kafka.topic()
@@ -258,6 +259,8 @@ def test_right_password(kafka: Any, tmp_path: Any) -> None:
         seen = Seen()
         with consuming(kafka.sasl_bootstrap, topic, kafka.group(), seen, client_config={"sasl": sasl}):
             seen.wait_for(3)
+    assert "SaslHandshakeRequest" in caplog.text
+    assert f"{kafka.user}\\x00{kafka.password}" not in caplog.text
 
 
 def test_backoff_stop(kafka: Any) -> None:
