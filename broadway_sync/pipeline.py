@@ -4,11 +4,12 @@ The pipeline: what users make, start, ask and stop.
 
 from __future__ import annotations
 
+import inspect
 import os
 import threading
 from contextlib import suppress
 from time import time_ns
-from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Tuple, Type
 
 import attrs
 
@@ -28,7 +29,7 @@ from .log import log_error, safe_repr
 from .message import Message
 from .options import PipelineOptions, build_options, check_rate_limiting, inherit
 from .producer import Producer
-from .rules import is_seconds
+from .rules import check_names, is_seconds
 from .runtime.stage_thread import current_owner
 from .statistics import Statistics
 from .telemetry import execute
@@ -108,6 +109,7 @@ class Pipeline:
         # pipeline was running there.
         self._started_in: Optional[int] = None
         self._is_starting = False
+        self._starter = 0  # identifier of the thread that is in start()
         # Seconds of the stop that was asked for while there was nothing yet that could have been stopped.
         self._requested_stop: Optional[float] = None
         registry.fork_aware.add(self)
@@ -160,7 +162,7 @@ class Pipeline:
             if self._is_starting or self.state in ("running", "draining"):
                 raise AlreadyStartedError(f"pipeline {self.name!r} is running already, or starting")
             registry.register(self)
-            self._is_starting = True
+            self._is_starting, self._starter = True, threading.get_ident()
             run = None
             try:
                 self._last_run = run = self._prepare_run()
@@ -190,8 +192,8 @@ class Pipeline:
         """
         Drain and end: take nothing new, handle and acknowledge what is there.
 
-        Idempotent; on a pipeline that never started it does nothing. From a callback of this pipeline it only begins
-        the stop.
+        Idempotent; on a pipeline that never started it does nothing. From a callback of this pipeline, and from inside
+        its ``start()`` (a child's, a signal handler's), it only begins the stop.
 
         Args:
             timeout: Seconds for all of it, >= 0; default the option ``shutdown``. If a stop is under way the earlier
@@ -207,7 +209,7 @@ class Pipeline:
         run = self._run
         if run is None:
             return
-        if current_owner() is run:
+        if current_owner() is run or (self._is_starting and self._starter == threading.get_ident()):
             run.request_stop(seconds)
         else:
             run.stop(seconds)
@@ -486,7 +488,30 @@ def _validate_producer(options: PipelineOptions) -> PipelineOptions:
     if cls.max_concurrency is not None and options.producer.concurrency > cls.max_concurrency:
         rule = f"expected at most {cls.max_concurrency} for {cls.__name__}"
         raise ConfigurationError(f"producer.concurrency: {rule}, got: {options.producer.concurrency}")
-    return attrs.evolve(options, producer=attrs.evolve(options.producer, module=(cls, cls.validate_options(given))))
+    checked = cls.validate_options(given)
+    if not isinstance(checked, Mapping):
+        rule = f"{cls.__name__}.validate_options must return the options, a mapping"
+        raise ConfigurationError(f"producer.module: {rule}, got: {safe_repr(checked)}")
+    _check_arguments(cls, checked)
+    return attrs.evolve(options, producer=attrs.evolve(options.producer, module=(cls, checked)))
+
+
+def _check_arguments(cls: Type[Producer], given: Mapping[Any, Any]) -> None:
+    """
+    Raise ConfigurationError if *cls* cannot be made with these options, as far as its signature tells.
+    """
+    if cls.prepare_for_start.__func__ is not Producer.prepare_for_start.__func__:  # type: ignore[attr-defined]
+        return  # the options to use come from there
+    try:
+        parameters = inspect.signature(cls, follow_wrapped=False).parameters.values()
+    except (TypeError, ValueError):  # nothing that can be looked at
+        return
+    named = [each for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]
+    if not any(each.kind is each.VAR_KEYWORD for each in parameters):
+        check_names(given, [each.name for each in named], "producer.module")
+    for each in named:
+        if each.default is each.empty and each.name not in given:
+            raise ConfigurationError(f"producer.module.{each.name}: required by {cls.__name__}")
 
 
 def _prepare_for_start(handler: Any, options: PipelineOptions) -> Tuple[List[Any], PipelineOptions]:

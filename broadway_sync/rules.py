@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from typing import Any, Callable, List, Mapping, Optional, Tuple, Type, TypeVar
+from typing import Any, Callable, Collection, Iterable, List, Mapping, Optional, Tuple, Type, TypeVar
 
 import attrs
 
@@ -133,6 +133,16 @@ def build(cls: Type[T], given: Any, path: str) -> T:
     return construct(cls, given, path)
 
 
+def check_names(given: Iterable[Any], known: Collection[str], path: str) -> None:
+    """
+    Raise ConfigurationError for the first of the option names *given* that is not in *known*.
+    """
+    for name in given:
+        if name not in known:
+            prefix, valid = f"{path}." if path else "", ", ".join(known) or "none"
+            raise ConfigurationError(f"{prefix}{name}: unknown option, valid options are: {valid}")
+
+
 def construct(cls: Type[T], values: Mapping[Any, Any], path: str) -> T:
     """
     Return an instance of *cls*, an attrs class whose fields are made by :func:`option`.
@@ -142,9 +152,7 @@ def construct(cls: Type[T], values: Mapping[Any, Any], path: str) -> T:
     """
     prefix = f"{path}." if path else ""
     known = attrs.fields_dict(cls)  # type: ignore[arg-type]
-    for name in values:
-        if name not in known:
-            raise ConfigurationError(f"{prefix}{name}: unknown option, valid options are: {', '.join(known)}")
+    check_names(values, known, path)
     for name, field in known.items():
         if field.default is attrs.NOTHING and name not in values:
             raise ConfigurationError(f"{prefix}{name}: required, {field.metadata['doc']}")

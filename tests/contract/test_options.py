@@ -477,6 +477,70 @@ def test_validate_options_completes(make_pipeline: Any) -> None:
     assert given == {"queue": "invoices"}
 
 
+class Polling(Producer):
+    """
+    A producer that has arguments and checks nothing itself.
+    """
+
+    def __init__(self, url: str, prefetch: int = 10) -> None:
+        """
+        Nothing is kept.
+        """
+
+
+class Forgetful(Producer):
+    """
+    A producer whose check has no ``return``.
+    """
+
+    @classmethod
+    def validate_options(cls, options: Any) -> Any:
+        """
+        Return nothing.
+        """
+
+
+@pytest.mark.parametrize(
+    ("module", "text"),
+    [
+        (
+            (Polling, {"url": "secret", "prefech": 5}),
+            "producer.module.prefech: unknown option, valid options are: url, prefetch",
+        ),
+        ((Polling, {"url": "secret", 1: 5}), "producer.module.1: unknown option, valid options are: url, prefetch"),
+        ((Polling, {"prefetch": 5}), "producer.module.url: required by Polling"),
+        ((DummyProducer, {"url": "secret"}), "producer.module.url: unknown option, valid options are: none"),
+        ((Forgetful, {}), "producer.module: Forgetful.validate_options must return the options, a mapping, got: None"),
+    ],
+    ids=["unknown", "no name", "missing", "takes none", "not returned"],
+)
+def test_options_that_a_producer_cannot_be_made_with(module: Any, text: str) -> None:
+    """
+    The constructor says so, before a start that could only crash.
+    """
+    assert refusal(producer={"module": module}) == text
+
+
+def test_options_that_only_the_start_knows(make_pipeline: Any) -> None:
+    """
+    What ``prepare_for_start`` or a decorator adds is nothing that the constructor could ask for.
+    """
+
+    class Completed(Polling):
+        @classmethod
+        def prepare_for_start(cls, handler: Any, options: Any) -> Any:
+            return [], options
+
+    def inject(function: Any) -> Any:
+        return functools.wraps(function)(lambda self, **given: function(self, url="amqp:", **given))
+
+    class Injected(Polling):
+        __init__ = inject(Polling.__init__)
+
+    for producer in (Completed, Injected):
+        make_pipeline(producer={"module": (producer, {})})
+
+
 def test_factory_as_module(make_pipeline: Any) -> None:
     """
     A callable without arguments makes one producer for each index.

@@ -361,6 +361,31 @@ def test_stop_during_start(make_pipeline: Any, gates: Any) -> None:
     assert pipeline.state in ("stopped", "new")
 
 
+def test_stop_inside_of_start(make_pipeline: Any) -> None:
+    """
+    On the thread that is in ``start`` a stop only begins: it could not end before the start does.
+    """
+    states: list[str] = []
+
+    class Child:
+        def start(self) -> None:
+            pipeline.stop()
+            states.append(pipeline.state)
+
+        def stop(self) -> None:
+            pipeline.stop()
+
+    class Prepared(DummyProducer):
+        @classmethod
+        def prepare_for_start(cls, handler: Any, options: Any) -> Any:
+            return [Child()], options
+
+    pipeline = make_pipeline(producer={"module": (Prepared, {})}, shutdown=0.1)
+    assert pipeline.start() is pipeline
+    assert pipeline.join(BOUND)
+    assert (states, pipeline.state) == (["draining"], "stopped")
+
+
 def test_starts_and_stops_from_many_threads(make_pipeline: Any) -> None:
     """
     Threads that start and stop one pipeline as they like leave it stopped and usable.
