@@ -130,7 +130,7 @@ def _owner(pid: int) -> int:
 
 def _folders(pid: int, uid: int) -> Iterator[str]:
     """
-    Yield where the folder may be: here, and where the process itself sees it (systemd's PrivateTmp, a container).
+    Yield where the folder may be: here, and where the process itself sees it (systemd's PrivateTmp).
     """
     folder = _folder_name(uid)
     yield folder

@@ -16,6 +16,8 @@ from ..rules import Rule, is_int, is_seconds, non_empty_str, optional, positive_
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
 
+TAG_STYLES = ("datadog", "influx", "graphite")
+
 _UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
 
@@ -69,6 +71,7 @@ _size = rule(lambda value: is_int(value, 1), "a size in bytes such as 512M or 2G
 _address = rule(_is_address, "host:port")
 _port = rule(_is_port, "a port from 0 (any that is free) to 65535")
 _level = rule(lambda value: value in LEVELS, f"one of {', '.join(LEVELS)}")
+_style = rule(lambda value: value in TAG_STYLES, f"one of {', '.join(TAG_STYLES)}")
 _shutdown = rule(lambda value: is_seconds(value) and value >= 0, "a finite number of seconds >= 0")
 _boolean = rule(lambda value: isinstance(value, bool), "True or False")
 
@@ -123,7 +126,7 @@ class RunOptions:
     statsd_prefix: str = _flag("broadway", non_empty_str, "first part of the metrics' names", metavar="TEXT")
     statsd_tags: Optional[str] = _flag(
         None,
-        optional(non_empty_str),
+        optional(_style),
         "write labels as tags, in the style of datadog, influx or graphite; else they are parts of the names",
         metavar="STYLE",
     )

@@ -13,6 +13,7 @@ import pytest
 
 from broadway_sync import ConfigurationError
 from broadway_sync.runner import RunOptions, add_run_arguments, run_flags
+from broadway_sync.runner.options import TAG_STYLES
 
 TEXTS = {
     "processes": ("4", 4),
@@ -115,6 +116,7 @@ def test_addresses(text: str, address: Any) -> None:
         (["--log-level", "loud"], "--log-level: expected one of debug, info, warning, error, critical, got: 'loud'"),
         (["--statsd", "metrics"], "--statsd: expected host:port, got: 'metrics'"),
         (["--statsd", "metrics:0"], "--statsd: expected host:port, got: ('metrics', 0)"),
+        (["--statsd-tags", "dogs"], "--statsd-tags: expected one of datadog, influx, graphite, got: 'dogs'"),
         (["--statsd", ":8125"], "--statsd: expected host:port, got: ':8125'"),
         (["--health-port", "70000"], "--health-port: expected a port from 0 (any that is free) to 65535, got: 70000"),
         (["--health-file", ""], "--health-file: expected a non-empty str, got: ''"),
@@ -166,3 +168,12 @@ def test_level() -> None:
     """
     assert RunOptions(log_level="debug").level == logging.DEBUG
     assert RunOptions().level is None
+
+
+def test_styles_of_tags() -> None:
+    """
+    Are those of the reporter.
+    """
+    from broadway_sync.telemetry import statsd
+
+    assert list(statsd._TAGS) == list(TAG_STYLES)
