@@ -53,7 +53,7 @@ class Workers:
         default_level: See :class:`LogHandler`.
 
     Raises:
-        ConfigurationError: This system cannot fork.
+        ConfigurationError: This system cannot fork, or has no temporary folder for what workers say of their health.
     """
 
     def __init__(self, targets: Sequence[Target], options: RunOptions, default_level: Optional[int]) -> None:
@@ -73,7 +73,13 @@ class Workers:
     def _make_health(self) -> Optional[Slot]:
         if self._options.health_port is None and self._options.health_file is None:
             return None
-        folder = tempfile.mkdtemp(prefix="broadway-sync-health-")
+        try:
+            folder = tempfile.mkdtemp(prefix="broadway-sync-health-")
+        except OSError as error:
+            what = (
+                "health_port, health_file: workers report in a temporary folder, set TMPDIR to one that can be written"
+            )
+            raise ConfigurationError(f"{what}: {error}") from error
         return Slot("health process", HealthJob(folder, self._options, self._default_level), is_first=True)
 
     def _make_worker(self, index: int, targets: Sequence[Target]) -> Slot:
@@ -121,10 +127,10 @@ class Workers:
             if not any(slot.is_open for slot in self._workers) and not self._end_health():
                 return None
             for source in self._wait(wakeup, endpoint):
-                if source is endpoint:
-                    endpoint.answer(self._dump(), tuple(slot.child.pid for slot in self._workers if slot.child))
-                elif isinstance(source, Slot):
+                if isinstance(source, Slot):
                     source.hear()
+                elif source is not None:  # None: what the signals woke us by
+                    source.answer(self._dump(), tuple(slot.child.pid for slot in self._workers if slot.child))
             for number in wakeup.take():
                 self._signalled(number)
             self._look_after_children()

@@ -14,6 +14,7 @@ from typing import Any, Callable
 
 import pytest
 
+from broadway_sync import ConfigurationError
 from broadway_sync.runner import ExitCode, RunOptions
 from broadway_sync.runner.child import DRAIN, NOW
 from broadway_sync.runner.restarts import Next
@@ -233,6 +234,28 @@ def test_first_signal_in_a_drain_that_nobody_asked_for() -> None:
         workers._signalled(signal.SIGTERM)
         told.append(b"|")
     assert told == [DRAIN, b"|", NOW, b"|"]
+
+
+def test_without_a_temporary_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    A read-only file system: workers cannot say how they are, and that is said before any of them starts.
+    """
+    monkeypatch.setattr("tempfile.tempdir", "/no/such/folder")
+    with pytest.raises(ConfigurationError, match="^health_port, health_file: .*, set TMPDIR to .*: .Errno 2"):
+        Workers(["no.module:pipeline"], RunOptions(processes=2, health_port=0), None)
+
+
+def test_without_a_socket_for_dumps(runner: Start, folder: Path) -> None:
+    """
+    The parent and its workers do without it.
+    """
+    (folder / f"broadway-sync-{os.getuid()}").touch()
+    started = runner("endless", "--processes", "2")
+    first, _ = wait_for_workers(started, 2, "ok")
+    os.kill(first, signal.SIGTERM)
+    wait_for_workers(started, 3, "ok")
+    assert "`broadway-sync dump` will not reach this process" in started.output
+    assert started.stop() == 0, started
 
 
 class FakeChild:
