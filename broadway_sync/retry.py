@@ -10,7 +10,6 @@ a call that failed gets there: one that succeeds costs a ``try``.
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import random
 import threading
@@ -23,6 +22,7 @@ from typing import Any, Callable, List, Optional, Tuple, Type, TypeVar, Union
 import attrs
 
 from .errors import ConfigurationError, InvalidReturnError, UnknownBatcherError
+from .extras import load
 from .log import log_info, safe_repr
 from .message import Message
 from .rules import is_seconds, option, positive_int, rule, takes
@@ -183,12 +183,7 @@ def _check_foreign(handler: Any, declared: Any) -> None:
 
 
 def _tenacity() -> Any:
-    try:
-        return importlib.import_module("tenacity")
-    except ImportError as error:
-        raise ConfigurationError(
-            f"handler.retry: a Retry needs the package tenacity ({error}); install broadway_sync[retry]"
-        ) from error
+    return load("tenacity", "retry", "handler.retry: a Retry")
 
 
 class _Before:

@@ -22,7 +22,7 @@ NO_IO |= {"threading", "_thread", "time", "sched", "selectors", "os", "io"}
 # What each layer may import of the library; what stands higher may import what stands lower.
 CORE_MAY = {"core", "errors"}
 RUNTIME_MAY = CORE_MAY | {"runtime", "log", "telemetry"}
-VALUES = {"acknowledger", "around", "batch_info", "errors", "handler", "log", "masking", "message", "options"}
+VALUES = {"acknowledger", "around", "batch_info", "errors", "extras", "handler", "log", "masking", "message", "options"}
 VALUES |= {"partition", "producer", "retry", "rules", "statistics"}
 TOPOLOGY_MAY = RUNTIME_MAY | VALUES | {"topology", "telemetry"}
 OUTSIDE = {"connectors", "dead_letter", "integrations", "reporters", "runner", "testing"}

@@ -4,30 +4,13 @@ A connection that is opened when it is needed, and shared.
 
 from __future__ import annotations
 
-import importlib
 import threading
 from typing import Any, Callable, Optional
 
-from ..errors import ConfigurationError
 from ..registry import fork_aware
 
 CLOSE_PATIENCE = 2.0
 """Seconds that closing may take at each step: a stop waits for it."""
-
-
-def load(module: str, extra: str, writer: str) -> Any:
-    """
-    Return a client library.
-
-    Raises:
-        ConfigurationError: It is not installed; the text names the extra.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ConfigurationError(
-            f"{writer} needs {module}, which cannot be imported ({error}): pip install broadway_sync[{extra}]"
-        ) from error
 
 
 class Mutex:

@@ -8,9 +8,10 @@ from time import monotonic
 from typing import Any, List, Sequence, Tuple
 
 from ..connectors.common.reporter import describe
+from ..extras import load
 from ..rules import mistake
 from .errors import LetterRefusedError, PartlyWrittenError
-from .held import CLOSE_PATIENCE, Held, load
+from .held import CLOSE_PATIENCE, Held
 from .letter import Letter
 
 # Seconds: how long one letter may take.

@@ -8,10 +8,11 @@ import re
 from typing import Any, List, Mapping, Optional, Sequence
 
 from ..connectors.common.reporter import describe
+from ..extras import load
 from ..log import safe_repr
 from ..rules import mistake
 from .errors import LetterRefusedError, PartlyWrittenError
-from .held import Held, load
+from .held import Held
 from .letter import Letter
 
 MOST_MESSAGES = 1000

@@ -12,9 +12,10 @@ from ..connectors.common.reporter import describe
 from ..connectors.rabbitmq.address import to_connections
 from ..connectors.rabbitmq.parameters import to_parameters
 from ..errors import ConnectorError
+from ..extras import load
 from ..rules import mistake
 from .errors import LetterRefusedError, PartlyWrittenError
-from .held import CLOSE_PATIENCE, Held, Mutex, load
+from .held import CLOSE_PATIENCE, Held, Mutex
 from .letter import Letter
 
 # Nobody answers the broker's heartbeats between two letters. After so many seconds the connection is made anew rather

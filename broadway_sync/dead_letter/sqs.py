@@ -10,10 +10,11 @@ from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Tupl
 
 from ..connectors.common.reporter import describe
 from ..connectors.sqs.requests import region_of
+from ..extras import load
 from ..log import safe_repr
 from ..rules import mistake, takes
 from .errors import LetterRefusedError, PartlyWrittenError
-from .held import Held, load
+from .held import Held
 from .letter import PREFIX, Letter
 
 MOST_ENTRIES = 10

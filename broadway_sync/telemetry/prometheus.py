@@ -8,6 +8,7 @@ from itertools import accumulate
 from typing import Any, Dict, Iterator, List, Optional, Set, Tuple
 
 from ..errors import ConfigurationError
+from ..extras import load
 from .metrics import COUNTER, GAUGE, HISTOGRAM, METRICS, RATIO, SECONDS, Labels, Metric
 from .reporting.aggregates import Buckets, Key, Samples
 from .reporting.listener import Values
@@ -48,10 +49,10 @@ class PrometheusReporter(Reporter):
         per_thread: bool = False,
     ) -> None:
         super().__init__(Buckets, per_message=per_message, per_thread=per_thread)
-        library = _import_library()
+        library = load("prometheus_client", "prometheus", "PrometheusReporter")
         self._registry = library.REGISTRY if registry is None else registry
         self._prefix = _clean_prefix(prefix)
-        self._families = library.metrics_core
+        self._families = load("prometheus_client.metrics_core", "prometheus", "PrometheusReporter")
 
     def _attached(self) -> None:
         self._registry.register(self)
@@ -124,8 +125,9 @@ class MultiprocessPrometheusReporter(PushReporter):
         super().__init__(
             flush_interval=flush_interval, interval=flush_interval, per_message=per_message, per_thread=per_thread
         )
-        library = _import_library()
-        if not library.values.ValueClass._multiprocess:
+        library = load("prometheus_client", "prometheus", "MultiprocessPrometheusReporter")
+        values = load("prometheus_client.values", "prometheus", "MultiprocessPrometheusReporter")
+        if not values.ValueClass._multiprocess:
             raise ConfigurationError(
                 "MultiprocessPrometheusReporter needs the environment variable PROMETHEUS_MULTIPROC_DIR, an empty "
                 "folder, from before prometheus_client is imported"
@@ -188,20 +190,3 @@ def _add(family: Any, metric: Metric, labels: Labels, value: Any) -> None:
     counts, total = value
     bounds = [*(str(bound) for bound in metric.buckets), "+Inf"]
     family.add_metric(labels, list(zip(bounds, accumulate(counts))), total)
-
-
-def _import_library() -> Any:
-    """
-    Raises:
-        ConfigurationError: It is not installed.
-    """
-    try:
-        import prometheus_client
-        import prometheus_client.metrics_core
-        import prometheus_client.values  # noqa: F401 - not all versions import it by themselves
-    except ImportError as error:
-        raise ConfigurationError(
-            "the reporter for Prometheus needs the package prometheus-client, which is not installed: "
-            "pip install 'broadway_sync[prometheus]'"
-        ) from error
-    return prometheus_client

@@ -9,7 +9,7 @@ import socket
 from time import monotonic
 from typing import Any, Dict, Mapping, Optional, Set
 
-from ..errors import ConfigurationError
+from ..extras import load
 from ..rules import is_int
 from .metrics import HISTOGRAM, SECONDS, Labels, Metric
 from .reporting.aggregates import MOST_SERIES, Key, Samples
@@ -212,20 +212,14 @@ def _client_class() -> Any:
     Raises:
         ConfigurationError: It is not installed.
     """
-    try:
-        from statsd import StatsClient
-        from statsd.client.udp import Pipeline
-    except ImportError as error:
-        raise ConfigurationError(
-            "StatsdReporter needs the package statsd, which is not installed: pip install 'broadway_sync[statsd]'"
-        ) from error
+    library = load("statsd.client.udp", "statsd", "StatsdReporter")
 
-    class Packets(Pipeline):  # type: ignore[misc, unused-ignore]
+    class Packets(library.Pipeline):  # type: ignore[misc, name-defined]
         def _prepare(self, stat: str, value: str, rate: float) -> str:
             name, mark, tags = stat.partition("|#")
             return f"{super()._prepare(name, value, rate)}{mark}{tags}"
 
-    class Client(StatsClient):  # type: ignore[misc, unused-ignore]
+    class Client(library.StatsClient):  # type: ignore[misc, name-defined]
         def pipeline(self) -> Any:
             return Packets(self)
 

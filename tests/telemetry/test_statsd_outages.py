@@ -350,11 +350,10 @@ def test_without_the_client_library(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     The error says what to install.
     """
-    monkeypatch.setitem(sys.modules, "statsd", None)
-    expected = "StatsdReporter needs the package statsd, which is not installed: pip install 'broadway_sync[statsd]'"
-    with pytest.raises(ConfigurationError) as caught:
+    monkeypatch.setitem(sys.modules, "statsd.client.udp", None)
+    expected = r"StatsdReporter needs statsd.*, which cannot be imported .*: pip install 'broadway_sync\[statsd\]'"
+    with pytest.raises(ConfigurationError, match=expected):
         StatsdReporter()
-    assert str(caught.value) == expected
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,12 @@ import threading
 from time import monotonic
 from typing import Any, Callable, Dict, Iterable, List, Optional
 
+from ...extras import load
 from ..metrics import COUNTER, GAUGE, METRICS, RATIO, SECONDS, Labels, Metric
 from ..reporting.aggregates import Key, Samples
 from ..reporting.listener import Values
 from ..reporting.names import valid
 from ..reporting.push import PushReporter
-from .library import import_api
 
 # Seconds for which one sample serves: the SDK asks for each gauge by itself.
 _FRESH = 0.1
@@ -50,7 +50,7 @@ class OpenTelemetryReporter(PushReporter):
         super().__init__(
             flush_interval=flush_interval, interval=flush_interval, per_message=per_message, per_thread=per_thread
         )
-        self._api = import_api("metrics", type(self).__name__)
+        self._api = load("opentelemetry.metrics", "opentelemetry", "OpenTelemetryReporter")
         self._meter = self._api.get_meter("broadway_sync", meter_provider=meter_provider)
         self._instruments: Dict[Metric, Any] = {}
         # Guards the sample.

@@ -9,11 +9,11 @@ from weakref import WeakKeyDictionary
 
 from ...around import Around, Call
 from ...errors import ConfigurationError
+from ...extras import load
 from ...log import log_warning, safe_repr
 from ...logs import NO_ID, message_id
 from ...message import Message
 from .headers import Getter, headers_of
-from .library import import_api
 
 CALLBACKS = ("prepare_messages", "handle_message", "handle_batch", "handle_failed")
 
@@ -52,9 +52,9 @@ class Tracing(Around):
         unknown = [name for name in callbacks if name not in CALLBACKS]
         if unknown or isinstance(callbacks, str):
             raise ConfigurationError(f"callbacks: expected some of {', '.join(CALLBACKS)}, got: {callbacks!r}")
-        self._api = import_api("trace", type(self).__name__)
-        self._propagate = import_api("propagate", type(self).__name__)
-        self._context = import_api("context", type(self).__name__)
+        self._api = load("opentelemetry.trace", "opentelemetry", "Tracing")
+        self._propagate = load("opentelemetry.propagate", "opentelemetry", "Tracing")
+        self._context = load("opentelemetry.context", "opentelemetry", "Tracing")
         self._tracer = self._api.get_tracer("broadway_sync", tracer_provider=tracer_provider)
         self._callbacks = frozenset(callbacks)
         self._continue_trace = continue_trace
