@@ -4,13 +4,14 @@ What the tests of dead letters share.
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from typing import Any, Callable, Optional, Sequence
+from typing import Any, Callable, Iterator, Optional, Sequence
 
 from broadway_sync import Message
 from broadway_sync.dead_letter import Letter
 from broadway_sync.dead_letter.letter import to_letter
-from tests.helpers import RecordingAcknowledger, make_handler
+from tests.helpers import Call, RecordingAcknowledger, make_handler
 
 
 def letter(data: Any = b"body", reason: Any = "reason", **metadata: Any) -> Letter:
@@ -19,6 +20,42 @@ def letter(data: Any = b"body", reason: Any = "reason", **metadata: Any) -> Lett
     """
     message = RecordingAcknowledger().message(data, metadata=metadata).fail(reason)
     return to_letter(message, message.data, "pipeline", "stage")
+
+
+def is_odd(data: Any) -> bool:
+    """
+    One of a hundred.
+    """
+    return bool(data.endswith("00" if isinstance(data, str) else b"00"))
+
+
+@contextlib.contextmanager
+def closing(make: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
+    """
+    Give a function that makes writers, as *make* does; all are closed at the end.
+    """
+    with contextlib.ExitStack() as stack:
+
+        def writer(*args: Any, **kwargs: Any) -> Any:
+            made = make(*args, **kwargs)
+            stack.callback(made.close)
+            return made
+
+        yield writer
+
+
+def write_on_threads(writer: Any, threads: int, lots: int) -> list[str]:
+    """
+    Write *lots* of three letters on each of several threads at a time; return all bodies, sorted.
+    """
+
+    def write(thread: int) -> None:
+        for number in range(lots):
+            writer.write([letter(f"{thread} {number} {part}") for part in range(3)])
+
+    for call in [Call(write, thread) for thread in range(threads)]:
+        call.result()
+    return sorted(f"{t} {n} {part}" for t in range(threads) for n in range(lots) for part in range(3))
 
 
 def failing_handler(handle_failed: Any, fails: Callable[[Any], bool] = lambda data: True, **callbacks: Any) -> Any:

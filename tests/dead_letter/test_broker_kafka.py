@@ -16,15 +16,8 @@ from broadway_sync.connectors.kafka.watch import Watch
 from broadway_sync.dead_letter import DeadLetter, DeadLetterError, KafkaLetters, LetterRefusedError
 from broadway_sync.topology.run import Run
 from tests.connectors.kafka.support import LONG, consuming, values, wait_until_committed
-from tests.dead_letter.support import MemoryLetters, failing_handler, letter
-from tests.helpers import Call, eventually, run_python
-
-
-def is_odd(value: bytes) -> bool:
-    """
-    One of a hundred.
-    """
-    return value.endswith(b"00")
+from tests.dead_letter.support import MemoryLetters, failing_handler, is_odd, letter, write_on_threads
+from tests.helpers import eventually, run_python
 
 
 def records(kafka: Any, topic: str, count: int) -> list[Any]:
@@ -148,16 +141,9 @@ def test_several_threads_share_a_client(kafka: Any) -> None:
     dead = kafka.topic()
     writer = KafkaLetters(dead, bootstrap_servers=kafka.bootstrap)
     before = set(threading.enumerate())
-
-    def write(thread: int) -> None:
-        for number in range(10):
-            writer.write([letter(f"{thread} {number} {part}") for part in range(3)])
-
-    for call in [Call(write, thread) for thread in range(4)]:
-        call.result()
+    written = write_on_threads(writer, threads=4, lots=10)
     writer.close()
-    found = sorted(value.decode() for value in kafka.values(dead))
-    assert found == sorted(f"{t} {n} {part}" for t in range(4) for n in range(10) for part in range(3))
+    assert sorted(value.decode() for value in kafka.values(dead)) == written
     eventually(lambda: set(threading.enumerate()) <= before, "the client's threads are gone")
 
 

@@ -14,8 +14,8 @@ from broadway_sync.connectors.pubsub import PubSubProducer
 from broadway_sync.dead_letter import DeadLetter, LetterRefusedError, PartlyWrittenError, PubSubLetters
 from tests.connectors.pubsub.support import QUICK
 from tests.connectors.recorder import LONG
-from tests.dead_letter.support import MemoryLetters, failing_handler, letter
-from tests.helpers import Call, eventually
+from tests.dead_letter.support import MemoryLetters, closing, failing_handler, is_odd, letter, write_on_threads
+from tests.helpers import eventually
 
 pytest.importorskip("google.cloud.pubsub_v1")
 
@@ -26,22 +26,8 @@ def writer(pubsub: Any, monkeypatch: Any) -> Iterator[Any]:
     Return a function that makes a writer to a topic; all are closed at the end.
     """
     monkeypatch.setenv("PUBSUB_EMULATOR_HOST", pubsub.endpoint)
-    made: list[PubSubLetters] = []
-
-    def writer(topic: str, **arguments: Any) -> PubSubLetters:
-        made.append(PubSubLetters(topic, **arguments))
-        return made[-1]
-
-    yield writer
-    for each in made:
-        each.close()
-
-
-def is_odd(data: bytes) -> bool:
-    """
-    One of a hundred.
-    """
-    return data.endswith(b"00")
+    with closing(PubSubLetters) as writer:
+        yield writer
 
 
 def source(subscription: str) -> dict[str, Any]:
@@ -156,16 +142,8 @@ def test_several_threads_share_a_client(pubsub: Any, writer: Any) -> None:
     """
     dead = pubsub.topic()
     subscription = pubsub.subscription(dead)
-    each = writer(dead)
-
-    def write(thread: int) -> None:
-        for number in range(5):
-            each.write([letter(f"{thread} {number} {part}") for part in range(3)])
-
-    for call in [Call(write, thread) for thread in range(4)]:
-        call.result()
-    found = sorted(received.message.data.decode() for received in pubsub.take(subscription))
-    assert found == sorted(f"{t} {n} {part}" for t in range(4) for n in range(5) for part in range(3))
+    written = write_on_threads(writer(dead), threads=4, lots=5)
+    assert sorted(received.message.data.decode() for received in pubsub.take(subscription)) == written
 
 
 @pytest.mark.parametrize("topic", ["", "invoices", "projects/p/subscriptions/s", 3])

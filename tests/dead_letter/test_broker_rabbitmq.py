@@ -23,7 +23,7 @@ from broadway_sync.dead_letter import (
     RabbitMQLetters,
 )
 from tests.connectors.rabbitmq.support import bodies, producer
-from tests.dead_letter.support import failing_handler, letter
+from tests.dead_letter.support import closing, failing_handler, is_odd, letter, write_on_threads
 from tests.helpers import BOUND, Call, eventually, run_python
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "docs" / "examples" / "dead_letters" / "rabbitmq.py"
@@ -42,22 +42,8 @@ def write(rabbitmq: Any) -> Any:
     """
     Return a function that writes letters to a queue through a writer that is closed at the end.
     """
-    made = []
-
-    def write(*letters: Any, **options: Any) -> None:
-        made.append(RabbitMQLetters(**{"connection": rabbitmq.url, **options}))
-        made[-1].write(letters)
-
-    yield write
-    for writer in made:
-        writer.close()
-
-
-def is_odd(body: bytes) -> bool:
-    """
-    One of a hundred.
-    """
-    return body.endswith(b"00")
+    with closing(RabbitMQLetters) as writer:
+        yield lambda *letters, **options: writer(**{"connection": rabbitmq.url, **options}).write(letters)
 
 
 # A pipeline
@@ -349,16 +335,9 @@ def test_several_threads_share_a_connection(rabbitmq: Any) -> None:
     """
     dead = rabbitmq.queue()
     writer = RabbitMQLetters(dead, connection=rabbitmq.url)
-
-    def write(thread: int) -> None:
-        for number in range(20):
-            writer.write([letter(f"{thread} {number} {part}") for part in range(3)])
-
-    for call in [Call(write, thread) for thread in range(5)]:
-        call.result()
+    written = write_on_threads(writer, threads=5, lots=20)
     writer.close()
-    found = sorted(body.decode() for body, _, _ in rabbitmq.take(dead))
-    assert found == sorted(f"{t} {n} {part}" for t in range(5) for n in range(20) for part in range(3))
+    assert sorted(body.decode() for body, _, _ in rabbitmq.take(dead)) == written
 
 
 def test_a_child_of_a_fork_has_a_connection_of_its_own(rabbitmq: Any) -> None:

@@ -14,7 +14,7 @@ from broadway_sync import ConfigurationError, PipelineFailedError
 from broadway_sync.dead_letter import DeadLetter, LetterRefusedError, PartlyWrittenError, SQSLetters
 from tests.connectors.recorder import LONG
 from tests.connectors.sqs.support import module
-from tests.dead_letter.support import MemoryLetters, failing_handler, letter
+from tests.dead_letter.support import MemoryLetters, closing, failing_handler, is_odd, letter
 from tests.helpers import Call, eventually
 
 pytest.importorskip("boto3")
@@ -33,22 +33,8 @@ def writer(server: Any) -> Iterator[Any]:
     """
     Return a function that makes a writer to a queue; all are closed at the end.
     """
-    made: list[SQSLetters] = []
-
-    def writer(queue_url: str, **arguments: Any) -> SQSLetters:
-        made.append(SQSLetters(queue_url, **{**server.client_options(), **arguments}))
-        return made[-1]
-
-    yield writer
-    for each in made:
-        each.close()
-
-
-def is_odd(data: str) -> bool:
-    """
-    One of a hundred.
-    """
-    return data.endswith("00")
+    with closing(lambda url, **arguments: SQSLetters(url, **{**server.client_options(), **arguments})) as writer:
+        yield writer
 
 
 def attributes(message: Any) -> dict[str, str]:
