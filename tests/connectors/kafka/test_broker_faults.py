@@ -331,15 +331,3 @@ def test_offset_out_of_range(kafka: Any, caplog: Any) -> None:
         seen.wait_for(10)
         assert "offset out of range" in caplog.text
         wait_until_committed(kafka, group, topic)
-
-
-def test_arguments_that_the_client_does_not_know(kafka: Any) -> None:
-    """
-    An argument that the client does not know is refused by name.
-    """
-    options = {"client_config": {"extra_config": {"no_such_thing": 1}}}
-    with pytest.raises(PipelineFailedError) as caught, consuming(
-        kafka.bootstrap, "topic", "group", Seen(), **options
-    ) as pipeline:
-        pipeline.join(LONG)
-    assert "no_such_thing" in str(caught.value)
