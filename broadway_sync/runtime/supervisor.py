@@ -43,8 +43,10 @@ class Drain:
         self.seconds = seconds
         self.cause = cause
         self.deadline = Deadline(seconds)
-        # A producer that does not come back must not cost the messages that are already in open batches.
-        self.producers: Optional[Deadline] = Deadline(seconds / 2)
+        # A producer that does not come back must not cost the messages that are in open batches already: those are
+        # flushed at half of the time. What it brings before nine tenths of it are over can still be handled.
+        self.flush: Optional[Deadline] = Deadline(seconds / 2)
+        self.producers: Optional[Deadline] = Deadline(seconds * 0.9)
 
     def tighten(self, seconds: float) -> None:
         """
@@ -53,14 +55,16 @@ class Drain:
         if seconds < (self.deadline.remaining() or 0.0):
             self.seconds = seconds
             self.deadline.tighten(seconds)
+            if self.flush is not None:
+                self.flush.tighten(seconds / 2)
             if self.producers is not None:
-                self.producers.tighten(seconds / 2)
+                self.producers.tighten(seconds * 0.9)
 
     def next_timeout(self) -> Optional[float]:
         """
         Return the seconds until something has to be done.
         """
-        return (self.producers or self.deadline).remaining()
+        return (self.flush or self.producers or self.deadline).remaining()
 
 
 class ThreadSupervisor:
@@ -68,8 +72,8 @@ class ThreadSupervisor:
     One pipeline's threads, from the first start until the last one has ended or was given up.
 
     A *generation* (see ``topology.py``) has ``stages``, each with ``name``, ``run()``, ``abandon()``; ``producers``,
-    those among them that are not resumed; ``drain(reason)``, ``close_sources()``, ``stage_ended(stage)`` and
-    ``abandon(stages)``.
+    those among them that are not resumed; ``drain(reason)``, ``flush()``, ``close_sources()``,
+    ``stage_ended(stage) -> int`` and ``abandon(stages) -> int``, which return how many messages were left.
     """
 
     def __init__(
@@ -197,7 +201,7 @@ class ThreadSupervisor:
         if error is not None and self._crashed(stage, error):
             self._spawn(stage)
         else:
-            self._generation.stage_ended(stage)
+            self._left_behind += self._generation.stage_ended(stage)
 
     def _crashed(self, stage: Any, error: BaseException) -> bool:
         """
@@ -219,7 +223,10 @@ class ThreadSupervisor:
     def _time_is_up(self) -> None:
         drain = self._drain
         assert drain is not None
-        if drain.producers is not None:
+        if drain.flush is not None:
+            drain.flush = None
+            self._generation.flush()
+        elif drain.producers is not None:
             drain.producers = None
             self._generation.close_sources()
         if drain.deadline.is_over():

@@ -135,6 +135,12 @@ class BatcherStage:
         # It was put into the inbox before it was noted: noted and not in the inbox, it was taken out.
         return self._assigned[index] if self.inboxes[index].empty() else None
 
+    def flush(self) -> None:
+        """
+        Hand on what is in open batches.
+        """
+        self._post(self._flush, None, None)
+
     def close(self) -> None:
         """
         No message will be added any more: flush everything, then let the batch processors end.
@@ -256,6 +262,10 @@ class BatcherStage:
         self._accumulator.expire(monotonic())
         self._deadline = self._accumulator.next_deadline()
         self._timer.wake()
+        self._hand_out()
+
+    def _flush(self, _: Any, __: Any) -> None:
+        self._accumulator.flush()
         self._hand_out()
 
     def _close(self, _: Any, __: Any) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Callable, Iterable, List, Optional, TypeVar
 from ..around import surround_producer
 from ..errors import EndOfStream, NotRunningError
 from ..log import log_error, safe_repr
+from ..message import Message
 from ..producer import Producer, Stage, to_messages
 from ..runtime.wait_list import Latch, WaitList
 from ..statistics import StageStatistics
@@ -62,6 +63,8 @@ class ProducerStage:
         self.is_stopping = False
         """Whether it is asked no more: true before ``is_draining``, as the supervisor may have to wait for its turn
         while this thread and quick handlers go on and on."""
+        self.late = 0
+        """Messages that it brought when the stop went on without it already: nobody takes them any more."""
         self.is_forgotten = False
         """Whether this is a forked child's copy of a stage: it ends without touching anything."""
         # Numbers of calls of wake(): the last one, and the last one that the producer's thread has acted on.
@@ -264,11 +267,16 @@ class ProducerStage:
             events.extend(returned if returned is not None else ())
         finally:
             messages = to_messages(events, self.settings.options.producer.transformer)
-            if messages and callback == "handle_demand":
-                self.source.offer_quietly(messages)
-            elif messages:
-                self.source.offer(messages)
+            if messages:
+                self._offer(messages, is_quiet=callback == "handle_demand")
         return len(messages)
+
+    def _offer(self, messages: List[Message], *, is_quiet: bool) -> None:
+        try:
+            (self.source.offer_quietly if is_quiet else self.source.offer)(messages)
+        except NotRunningError:  # the stop goes on without this producer
+            self.late += sum(message.claim() for message in messages)
+            raise
 
     def _terminate(self, reason: Any) -> None:
         producer, self._producer = self._producer, None

@@ -205,6 +205,14 @@ class Topology:
         for producer in self.producers:
             producer.drain(reason)
 
+    def flush(self) -> None:
+        """
+        Hand on open batches while a producer has not come back from its last demand.
+        """
+        if not all(source.is_closed for source in self.dispatcher.sources):
+            for batcher in self._batchers.values():
+                batcher.flush()
+
     def close_sources(self) -> None:
         """
         Go on without producers that do not come back.
@@ -212,15 +220,20 @@ class Topology:
         for source in self.dispatcher.sources:
             source.close()
 
-    def stage_ended(self, stage: Any) -> None:
+    def stage_ended(self, stage: Any) -> int:
         """
-        Let the next layer end once a layer has.
+        Let the next layer end once a layer has; return how many messages the stage brought too late.
         """
         self._alive.discard(stage)
+        late = 0
         if stage in self.producers:
             stage.source.close()
-        if not self._alive.isdisjoint(self._processors):
-            return
+            late = stage.late
+        if self._alive.isdisjoint(self._processors):
+            self._processors_ended()
+        return late
+
+    def _processors_ended(self) -> None:
         if not self._are_batchers_closed:
             self._are_batchers_closed = True
             for batcher in self._batchers.values():

@@ -687,6 +687,83 @@ def test_one_deadline_for_everything(make_pipeline: Any, acks: Any, gate: Any) -
     assert shutdown * 0.9 <= elapsed < shutdown * 1.8
 
 
+class Dawdling(Producer):
+    """
+    A producer whose second demand goes on for so many seconds of a stop, and that has one last message then.
+    """
+
+    poll_interval = 0.0
+
+    def __init__(self, acks: Any, seconds: float, is_asked: threading.Event) -> None:
+        self.demands = 0
+        self.acks = acks
+        self.seconds = seconds
+        self.is_asked = is_asked
+
+    def handle_demand(self, demand: int) -> Iterable[Message]:
+        """
+        Bring a message at once, and two that take their time.
+        """
+        self.demands += 1
+        if self.demands == 1:
+            return self.acks.messages(["early"])
+        self.is_asked.set()
+        while not self.stage.draining:
+            self.stage.wait(BOUND)
+        time.sleep(self.seconds)
+        return self.acks.messages(["a", "b"])
+
+    def prepare_for_draining(self) -> Iterable[Message]:
+        """
+        Bring the last one.
+        """
+        return self.acks.messages(["last"])
+
+
+@pytest.mark.parametrize("share", [0.2, 0.7])
+def test_producer_that_comes_back_within_the_time(make_pipeline: Any, acks: Any, share: float) -> None:
+    """
+    What it returns is processed, and so is its last message, although open batches did not wait for it for ever.
+    """
+    shutdown = 2.0 * SCALE
+    batches: queue.Queue[Any] = queue.Queue()
+    is_asked = threading.Event()
+
+    def handle_batch(batcher: str, messages: list[Message], batch_info: Any, context: Any) -> list[Message]:
+        batches.put(([m.data for m in messages], batch_info.trigger))
+        return messages
+
+    pipeline = make_pipeline(
+        make_handler(handle_batch=handle_batch),
+        producer={"module": (Dawdling, {"acks": acks, "seconds": share * shutdown, "is_asked": is_asked})},
+        batchers={"default": {"batch_timeout": NEVER}},
+        shutdown=shutdown,
+    ).start()
+    assert is_asked.wait(BOUND)
+    pipeline.stop()
+    assert acks.all_data() == ["early", "a", "b", "last"]
+    together = [(["early", "a", "b", "last"], "flush")]
+    apart = [(["early"], "flush"), (["a", "b", "last"], "flush")]
+    assert list(batches.queue) == (together if share < 0.5 else apart)
+
+
+def test_producer_that_comes_back_too_late(make_pipeline: Any, acks: Any) -> None:
+    """
+    What it brings when the stop has gone on without it is left behind, and ``stop`` says so.
+    """
+    is_asked = threading.Event()
+    pipeline = make_pipeline(
+        producer={"module": (Dawdling, {"acks": acks, "seconds": 2.85 * SCALE, "is_asked": is_asked})},
+        batchers={"default": {"batch_timeout": NEVER}},
+        shutdown=3.0 * SCALE,
+    ).start()
+    assert is_asked.wait(BOUND)
+    with pytest.raises(DrainTimeoutError, match=r"\b2 messages were left behind") as caught:
+        pipeline.stop()
+    assert (caught.value.left_behind, caught.value.threads) == (2, {})
+    assert acks.all_data() == ["early"]
+
+
 def test_timeout_of_stop(make_pipeline: Any, acks: Any, gate: Any) -> None:
     """
     The timeout given to ``stop`` takes the place of ``shutdown``, shorter or longer.

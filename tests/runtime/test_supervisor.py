@@ -66,11 +66,15 @@ class FakeGeneration:
             for stage in self.stages:
                 stage.end()
 
+    def flush(self) -> None:
+        self.diary.put("flush")
+
     def close_sources(self) -> None:
         self.diary.put("close_sources")
 
-    def stage_ended(self, stage: FakeStage) -> None:
+    def stage_ended(self, stage: FakeStage) -> int:
         self.diary.put(("ended", stage.name))
+        return 0
 
     def abandon(self, stages: Iterable[FakeStage]) -> int:
         stages = list(stages)
@@ -244,9 +248,9 @@ class TestTimeIsUp:
     Drains that do not come to their end.
     """
 
-    def test_half_of_the_time_is_the_producers(self, release: List[FakeStage]) -> None:
+    def test_nine_tenths_of_the_time_are_the_producers(self, release: List[FakeStage]) -> None:
         """
-        After that the sources are closed without them, after the rest the threads are given up.
+        After half of it open batches are flushed, then sources closed without them; at the end threads are given up.
         """
         generation = FakeGeneration(stages("a", "b"), ends=False)
         generation.stages[0].left = 5
@@ -254,13 +258,13 @@ class TestTimeIsUp:
         scene = Scene(generation)
         scene.owner.left = 2
         scene.start()
-        scene.supervisor.stop(0.2)
-        expect(generation, ("drain", "shutdown"), "close_sources")
+        scene.supervisor.stop(2)
+        expect(generation, ("drain", "shutdown"), "flush", "close_sources")
         generation.stages[1].end()
         expect(generation, ("ended", "b"), ("abandon", ["a"]))
         cause, error = scene.ended()
         assert (cause, generation.stages[0].is_abandoned) == (None, True)
-        text = "pipeline 'x' did not drain within 0.2 seconds: 7 messages were left behind, neither acknowledged nor "
+        text = "pipeline 'x' did not drain within 2 seconds: 7 messages were left behind, neither acknowledged nor "
         assert str(error).startswith(f"{text}failed; thread a had not ended, it was at:\n")
         assert "in run" in str(error)
 
@@ -500,9 +504,7 @@ class TestFailure:
         scene.start()
         first.stages[0].crash(LookupError("a bug"))
         assert scene.ended() == (error, None)
-        assert caplog.records[-1].getMessage() == (
-            "[x.Supervisor] the supervisor died: this is a bug in broadway_sync"
-        )
+        assert caplog.records[-1].getMessage() == ("[x.Supervisor] the supervisor died: this is a bug in broadway_sync")
 
     def test_a_death_with_threads_at_work_stops_them(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """
