@@ -32,6 +32,9 @@ _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 # How often one stage gets a new thread, to finish what it has, before its generation ends.
 RESUMES = 3
 
+# Seconds that a thread may take from its last statement to its end: a bound for machines that hardly move.
+LAST_STEPS = 1.0
+
 
 class Drain:
     """
@@ -103,6 +106,7 @@ class ThreadSupervisor:
         self._drain: Optional[Drain] = None
         self._left_behind = 0
         self._hung: Dict[str, str] = {}
+        self._thread: Optional[StageThread] = None
 
     def start(self) -> None:
         """
@@ -115,6 +119,7 @@ class ThreadSupervisor:
             self._start_generation(is_last=False)
             thread = StageThread(self._name, self._run, self._died, self._owner)
             thread.start()
+            self._thread = thread
         except BaseException:
             if self._generation is not None:
                 self._generation.drain(STOP)
@@ -132,6 +137,13 @@ class ThreadSupervisor:
         Begin the end because of *cause*. Like :meth:`stop`.
         """
         self._events.put(("fail", seconds, cause))
+
+    def join(self) -> None:
+        """
+        Wait for the supervisor's own thread, after the end: who looks for threads then shall find none.
+        """
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(LAST_STEPS)
 
     def stacks(self) -> Dict[str, str]:
         """
@@ -195,6 +207,7 @@ class ThreadSupervisor:
         self._generation.drain(reason)
 
     def _stage_ended(self, thread: StageThread, error: Optional[BaseException]) -> None:
+        thread.join(LAST_STEPS)  # it has told of its end as the last thing it does
         stage = self._threads.pop(thread, None)
         if stage is None:  # given up before
             return

@@ -112,6 +112,7 @@ class Run:
             stacks = self._supervisor.stacks()
             text = "".join(f"; thread {name} is at:\n{stack}" for name, stack in stacks.items())
             raise DrainTimeoutError(f"pipeline {self._settings.name!r} did not end in time{text}", 0, stacks)
+        self._supervisor.join()
         if error is not None:
             self._is_reported = not self._callers_of_stop
             raise error
@@ -120,7 +121,10 @@ class Run:
         """
         Wait for the end; whether it has come.
         """
-        return self._ended.wait(timeout)
+        if not self._ended.wait(timeout):
+            return False
+        self._supervisor.join()
+        return True
 
     def fail(self, cause: BaseException) -> None:
         """

@@ -9,6 +9,7 @@ import os
 import queue
 import re
 import signal
+import sys
 import threading
 import time
 from typing import Any, Iterable
@@ -89,6 +90,23 @@ def test_stop_right_after_start(make_pipeline: Any) -> None:
         pipeline.stop()
         assert pipeline.state == "stopped"
         assert pipeline.join(0) is True
+
+
+@pytest.mark.parametrize("end", [lambda p: p.stop(), lambda p: (p.request_stop(), p.join(BOUND))], ids=["stop", "join"])
+def test_no_thread_is_left(make_pipeline: Any, end: Any) -> None:
+    """
+    Whoever looks when ``stop`` or ``join`` has returned finds none: those that only had to end were waited for.
+    """
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        pipeline = make_pipeline(processors={"default": {"concurrency": 4}}, batchers={"default": {"concurrency": 2}})
+        for _ in range(100):
+            pipeline.start()
+            end(pipeline)
+            assert stage_threads(pipeline.name) == []
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def test_stop_is_prompt(make_pipeline: Any) -> None:
