@@ -113,9 +113,16 @@ def add_current_directory() -> None:
     """
     Make the current directory importable, as ``python -m`` does.
     """
-    here = os.getcwd()
-    if not getattr(sys.flags, "safe_path", False) and here not in sys.path and "" not in sys.path:
+    here = _current_directory()
+    if here and not getattr(sys.flags, "safe_path", False) and here not in sys.path and "" not in sys.path:
         sys.path.insert(0, here)
+
+
+def _current_directory() -> str:
+    try:
+        return os.getcwd()
+    except OSError:  # it was removed, for example by a deployment
+        return ""
 
 
 def _import(target: str, name: str) -> ModuleType:
@@ -125,8 +132,9 @@ def _import(target: str, name: str) -> ModuleType:
         # Only if it is *name* or a parent of it that is missing: else it is an import in the user's code that failed.
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
             raise
-        where = f"in {os.getcwd()} and sys.path"
-        raise TargetError(f"{target}: there is no module {error.name!r} ({where} were searched)") from None
+        here = _current_directory()
+        searched = f"in {here} and sys.path were" if here else "sys.path was"
+        raise TargetError(f"{target}: there is no module {error.name!r} ({searched} searched)") from None
 
 
 def safe_name(found: Any) -> str:

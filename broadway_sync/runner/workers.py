@@ -148,7 +148,7 @@ class Workers:
                 except OSError as error:
                     logger.error("%s could not be started: %s", slot.name, error)
                     slot.due = monotonic() + NO_PROCESS_PAUSE
-                    continue
+                    break
                 if birth is not None:
                     self._forget_children()
                     return birth

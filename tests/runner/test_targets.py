@@ -216,6 +216,24 @@ def test_current_directory_is_importable_once(tmp_path: Path, monkeypatch: pytes
     assert sys.path.count(os.getcwd()) == 1 and sys.path[0] == os.getcwd()
 
 
+@pytest.mark.skipif(os.name == "nt", reason="such a directory cannot be removed")
+def test_current_directory_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Keeps nobody from what is elsewhere.
+    """
+    monkeypatch.syspath_prepend(str(tmp_path))  # and puts sys.path back
+    monkeypatch.chdir(tmp_path)
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    os.chdir(gone)
+    gone.rmdir()
+    before = list(sys.path)
+    add_current_directory()
+    assert sys.path == before
+    with pytest.raises(TargetError, match=r"there is no module 'shopp' \(sys.path was searched\)$"):
+        load("shopp.orders:x")
+
+
 @pytest.mark.parametrize("command", ["run", "check"])
 def test_command_says_it_without_a_traceback(folder: Path, command: str) -> None:
     """

@@ -18,6 +18,7 @@ from broadway_sync import ConfigurationError
 from broadway_sync.runner import ExitCode, RunOptions
 from broadway_sync.runner.child import DRAIN, NOW
 from broadway_sync.runner.restarts import Next
+from broadway_sync.runner.slot import Slot
 from broadway_sync.runner.workers import Workers
 from tests.helpers import SCALE, eventually
 from tests.runner.support import PATIENCE, Runner, is_running, wait_for_echo
@@ -256,6 +257,23 @@ def test_without_a_socket_for_dumps(runner: Start, folder: Path) -> None:
     wait_for_workers(started, 3, "ok")
     assert "`broadway-sync dump` will not reach this process" in started.output
     assert started.stop() == 0, started
+
+
+def test_system_without_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    It is tried again, and the others wait for the first as ever.
+    """
+    attempts = []
+
+    def start(slot: Slot) -> None:
+        attempts.append(slot.name)
+        raise OSError("no process left")
+
+    monkeypatch.setattr(Slot, "start", start)
+    workers = Workers(["no.module:pipeline"], RunOptions(processes=3), None)
+    assert workers._start_due() is None
+    assert attempts == ["worker 0"]
+    assert 0 < workers._timeout() <= 1.0
 
 
 class FakeChild:
