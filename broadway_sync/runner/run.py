@@ -18,7 +18,7 @@ from .options import RunOptions
 from .reload import start_afresh
 from .restarts import counts_as
 from .service import Service
-from .signals import STOP_SIGNALS
+from .signals import STOP_SIGNALS, check_main_thread
 from .targets import Targets, listed
 from .workers import Workers
 
@@ -52,6 +52,7 @@ def run(targets: Targets, options: Optional[RunOptions] = None, *, default_level
         RuntimeError: This is not the main thread.
         ConfigurationError: *options* cannot be had on this system.
     """
+    check_main_thread()
     options = options or RunOptions()
     level = None if default_level is None else int(getattr(logging, default_level.upper()))
     if options.processes > 1:

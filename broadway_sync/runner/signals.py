@@ -62,9 +62,7 @@ class StopSignals:
         self._last = 0.0
 
     def __enter__(self) -> StopSignals:
-        if threading.current_thread() is not threading.main_thread():
-            name = threading.current_thread().name
-            raise RuntimeError(f"signals can be handled on the main thread only, this is {name!r}")
+        check_main_thread()
         try:
             for number in self._signals:
                 self._previous[number] = signal.signal(number, self._handle)
@@ -110,6 +108,15 @@ class StopSignals:
         """
         self._restore()
         os.kill(os.getpid(), number)
+
+
+def check_main_thread() -> None:
+    """
+    Raise RuntimeError on any other thread.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        name = threading.current_thread().name
+        raise RuntimeError(f"signals can be handled on the main thread only, this is {name!r}")
 
 
 def run_until_signal(

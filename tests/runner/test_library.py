@@ -75,12 +75,13 @@ def test_run_of_functions(make_pipeline: Make) -> None:
     assert [pipeline.state for pipeline in made] == ["stopped", "stopped"]
 
 
-def test_run_on_another_thread(make_pipeline: Make) -> None:
+@pytest.mark.parametrize("processes", [1, 2])
+def test_run_on_another_thread(make_pipeline: Make, processes: int) -> None:
     """
     Is an error that says so.
     """
     with pytest.raises(RuntimeError, match="signals can be handled on the main thread only"):
-        Call(run, make_pipeline()).result()
+        Call(run, make_pipeline(), RunOptions(processes=processes)).result()
 
 
 def test_start_that_raises(make_pipeline: Make, capsys: pytest.CaptureFixture[str]) -> None:
