@@ -88,11 +88,19 @@ class StopSignals:
         if os.getpid() != self._pid:
             self._handle_in_fork(number)
             return
-        now = monotonic()
-        if self.received and now - self._last < ECHO:
+        if self.received and monotonic() - self._last < ECHO:
             return
-        self._last = now
+        self._last = monotonic()
         self.received.append(signal.Signals(number))
+        try:
+            self._obey()
+        finally:
+            self._last = monotonic()  # a busy machine may take its time, and the echo is handled after that
+
+    def _obey(self) -> None:
+        """
+        Do what the signal that came last means.
+        """
         if self.group is None:
             raise StopNow
         if len(self.received) == 1:

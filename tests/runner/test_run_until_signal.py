@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from typing import Any, Callable
 
 import pytest
@@ -194,6 +195,29 @@ def test_two_signals_at_once_are_one(
     sender = after(lambda: acks.acks, signal.SIGTERM, signal.SIGINT)
     assert run_until_signal(pipeline) in (signal.SIGTERM, signal.SIGINT)
     sender.result()
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="needs signal masks")
+def test_two_signals_at_once_on_a_busy_machine() -> None:
+    """
+    Are one, too, if it takes long to begin the stop.
+    """
+    stops = []
+
+    class Slow:
+        def request_stop(self, seconds: float | None = None) -> None:
+            stops.append(seconds)
+            time.sleep(2 * signals.ECHO)
+
+    both = [signal.SIGINT, signal.SIGTERM]
+    with signals.StopSignals() as stop_signals:
+        stop_signals.group = Slow()  # type: ignore[assignment]
+        signal.pthread_sigmask(signal.SIG_BLOCK, both)
+        for number in both:
+            signal.pthread_kill(threading.get_ident(), number)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, both)
+        eventually(lambda: stops, "a signal is handled")
+    assert stops == [None]
 
 
 def test_second_signal_while_a_start_hangs(make_pipeline: Make, acks: RecordingAcknowledger) -> None:
