@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import traceback
+from contextlib import suppress
 from typing import Dict, List, NoReturn, Optional, Set
 
 from .logs import flush_streams
@@ -57,10 +58,12 @@ def _time(file: str) -> Optional[int]:
         return None
 
 
-def start_afresh() -> NoReturn:
+def start_afresh(folder: str) -> NoReturn:
     """
-    Replace this process by a new one with the same id, command line and environment.
+    Replace this process by a new one with the same id, command line and environment, in the directory *folder*.
     """
+    with suppress(OSError):  # it is gone, as it was for this process
+        os.chdir(folder)
     flush_streams()
     os.execv(sys.executable, command_line())
 

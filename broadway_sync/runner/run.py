@@ -64,7 +64,7 @@ def run(targets: Targets, options: Optional[RunOptions] = None, *, default_level
     service = Service(listed(targets), options, level)
     code = service.run()
     if service.is_changed and not service.is_signalled:  # who ends it in the meantime means the end
-        start_afresh()
+        start_afresh(service.folder)
     return code
 
 

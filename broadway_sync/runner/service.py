@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import traceback
 from time import monotonic, sleep
 from typing import Any, Callable, ContextManager, Iterator, List, Optional, Sequence
@@ -21,7 +22,7 @@ from .logs import LogHandler, logger, say
 from .options import RunOptions
 from .reload import SourceFiles
 from .signals import START_INTERRUPTED, StopNow, StopSignals
-from .targets import Target, load_all
+from .targets import Target, current_directory, load_all
 
 # Seconds between two looks at limits and source files.
 LOOK_INTERVAL = 0.5
@@ -58,6 +59,8 @@ class Service:
         self._signals = StopSignals(is_patient=is_worker)
         self._is_signal_logged = False
         self._next_look = 0.0
+        self.folder = current_directory()
+        """Where it began: the user's code may go elsewhere."""
         self.group: Optional[Group] = None
         self.is_at_limit = False
         """Whether it left because of ``max_messages`` or ``max_memory``."""
@@ -118,7 +121,7 @@ class Service:
             stall_after=options.stall_after,
             port=options.health_port,
             host=options.health_host,
-            file=options.health_file,
+            file=None if options.health_file is None else os.path.join(self.folder, options.health_file),
         )
         return [monitor] if options.statsd is None else [statsd(options), monitor]
 

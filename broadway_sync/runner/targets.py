@@ -113,12 +113,15 @@ def add_current_directory() -> None:
     """
     Make the current directory importable, as ``python -m`` does.
     """
-    here = _current_directory()
+    here = current_directory()
     if here and not getattr(sys.flags, "safe_path", False) and here not in sys.path and "" not in sys.path:
         sys.path.insert(0, here)
 
 
-def _current_directory() -> str:
+def current_directory() -> str:
+    """
+    Return the current directory, nothing (``""``) if it is gone.
+    """
     try:
         return os.getcwd()
     except OSError:  # it was removed, for example by a deployment
@@ -132,7 +135,7 @@ def _import(target: str, name: str) -> ModuleType:
         # Only if it is *name* or a parent of it that is missing: else it is an import in the user's code that failed.
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
             raise
-        here = _current_directory()
+        here = current_directory()
         searched = f"in {here} and sys.path were" if here else "sys.path was"
         raise TargetError(f"{target}: there is no module {error.name!r} ({searched} searched)") from None
 

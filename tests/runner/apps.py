@@ -254,6 +254,14 @@ def forking() -> Pipeline:
     return make(fork, "forking", 1)
 
 
+def wandering() -> Pipeline:
+    """
+    Goes elsewhere while it is made.
+    """
+    os.chdir(os.sep)
+    return endless()
+
+
 def deaf_to_make() -> Pipeline:
     """
     Swallows whatever is raised while it is made.

@@ -85,6 +85,18 @@ def test_change_starts_afresh(started: Runner, module: Module) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs os.exec of POSIX")
+def test_code_that_goes_elsewhere(started: Runner, module: Module) -> None:
+    """
+    Is found again.
+    """
+    started.wait_for("first")
+    for text in ("second", "third"):
+        module.write(SOURCE.format(text=text) + "\napps.os.chdir(apps.os.sep)\n")
+        started.wait_for(text)
+    assert started.stop() == 0, started
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs os.exec of POSIX")
 def test_mistake_waits_to_be_mended(started: Runner, module: Module) -> None:
     """
     Also one that keeps the module from being imported.

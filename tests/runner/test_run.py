@@ -280,6 +280,17 @@ def test_health_file_is_there_while_it_runs(runner: Start) -> None:
     assert not file.exists()
 
 
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_health_file_of_code_that_goes_elsewhere(runner: Start, processes: str) -> None:
+    """
+    Is where the command was called.
+    """
+    started = runner("wandering", "--health-file", "health.json", "--processes", processes)
+    started.wait_for("ok")
+    eventually((started.folder / "health.json").exists, "the health file is written")
+    assert started.stop() == 0, started
+
+
 def test_port_that_is_taken(runner: Start, free_port: Any) -> None:
     """
     Is a mistake that is found before anything is started.
