@@ -173,8 +173,10 @@ def _check_sqlite(name: str, threads: int, connection: Any) -> Optional[CheckMes
 
 
 def _check_age(name: str, connection: Any) -> Optional[CheckMessage]:
-    has_pool = connection.settings_dict["OPTIONS"].get("pool")
-    if connection.vendor == "sqlite" or connection.settings_dict["CONN_MAX_AGE"] != 0 or has_pool:
+    given = connection.settings_dict
+    if connection.vendor == "sqlite" or given["ENGINE"] == "django.db.backends.dummy":  # files, and no database at all
+        return None
+    if given["CONN_MAX_AGE"] != 0 or given["OPTIONS"].get("pool"):
         return None
     return Warning(
         f"every callback of pipeline {name!r} that uses DATABASES[{connection.alias!r}] opens a connection for itself, "

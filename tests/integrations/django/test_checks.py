@@ -219,6 +219,15 @@ def test_connections_for_one_callback_only(make_database: Any) -> None:
         assert found() == []
 
 
+def test_project_without_a_database(quiet_sqlite: Any) -> None:
+    """
+    What Django puts into the place of a database that is not configured connects to nothing.
+    """
+    with support.use_database({"ENGINE": "django.db.backends.dummy", "NAME": ""}):
+        with override_settings(BROADWAY_PIPELINES={"many": many_threads}):
+            assert found(deploy=True) == []
+
+
 # ---- in processes of their own
 
 READY = """
