@@ -160,6 +160,20 @@ def test_pipeline_that_cannot_be_made(manage: Callable[..., Any], sqlite: Any, t
     assert "ZeroDivisionError: division by zero" in process.errors and "broken.py" in process.errors
 
 
+@pytest.mark.parametrize("path", ["nowhere.make", "mistaken.make"])
+def test_project_that_fails_its_checks(manage: Callable[..., Any], sqlite: Any, tmp_path: Path, path: str) -> None:
+    """
+    Nothing can be started then either: the code is 2, as for whatever does not mend itself.
+    """
+    settings = f"from tests.integrations.django.settings import *\nBROADWAY_PIPELINES = {{'a': '{path}'}}\n"
+    (tmp_path / "mistaken.py").write_text("def make(\n")
+    (tmp_path / "mistaken_settings.py").write_text(settings)
+    paths = f"{tmp_path}:{support.ROOT}"
+    process = manage(sqlite, "runpipeline", "a", DJANGO_SETTINGS_MODULE="mistaken_settings", PYTHONPATH=paths)
+    assert process.wait() == 2
+    assert "(broadway_sync.E002) BROADWAY_PIPELINES['a']" in process.errors
+
+
 def test_checks_of_the_pipeline_are_shown(manage: Callable[..., Any], sqlite: Any, tmp_path: Path) -> None:
     """
     What the checks have against a pipeline is said when it starts, unless it is silenced.

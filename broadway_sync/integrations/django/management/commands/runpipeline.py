@@ -7,7 +7,7 @@ from __future__ import annotations
 import sys
 from typing import Any, Callable, List
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import BaseCommand, CommandError, SystemCheckError
 from django.db import connections
 
 from .....errors import ConfigurationError
@@ -47,6 +47,16 @@ class Command(BaseCommand):  # type: ignore[misc]
             if not isinstance(error.code, int):
                 raise
             leave(error.code)
+
+    def check(self, *args: Any, **options: Any) -> None:
+        """
+        Run the system checks, as every command does first; what fails them cannot be started.
+        """
+        try:
+            super().check(*args, **options)
+        except SystemCheckError as error:
+            error.returncode = ExitCode.CANNOT_START
+            raise
 
     def handle(self, *args: Any, **options: Any) -> None:
         """
