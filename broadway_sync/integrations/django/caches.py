@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from typing import Any, Dict
 
-from django.core.cache import InvalidCacheBackendError, caches
+from django.core.cache import caches
 
 
 class ThreadCaches(threading.local):
@@ -29,7 +29,7 @@ class ThreadCaches(threading.local):
             if alias not in self._backends:
                 try:
                     self._backends[alias] = caches.create_connection(alias)
-                except (InvalidCacheBackendError, ImportError):
+                except Exception:  # a library that is missing, a setting that is wrong
                     continue  # who uses it gets the error
             caches[alias] = self._backends[alias]
 

@@ -8,6 +8,7 @@ import threading
 from typing import Any
 
 from django.core.cache.backends.locmem import LocMemCache
+from django.core.exceptions import ImproperlyConfigured
 
 made: list[RecordingCache] = []
 
@@ -28,3 +29,12 @@ class RecordingCache(LocMemCache):
         Record it.
         """
         self.is_closed = True
+
+
+class MisconfiguredCache(LocMemCache):
+    """
+    Cannot be made.
+    """
+
+    def __init__(self, name: str, params: Any) -> None:
+        raise ImproperlyConfigured("no address")

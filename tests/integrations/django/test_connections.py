@@ -540,6 +540,22 @@ def test_caches_are_kept_by_thread(database: Any, make_pipeline: Any, monkeypatc
     assert [cache.is_closed for cache in made_caches] == [True] * len(made_caches)
 
 
+def test_cache_that_nobody_uses_is_no_fault(database: Any, make_pipeline: Any, caplog: Any, monkeypatch: Any) -> None:
+    """
+    Whatever its constructor raises; who uses it gets that, and no line of the log is about it before.
+    """
+    backend = "tests.integrations.django.cache.MisconfiguredCache"
+    monkeypatch.setitem(caches.settings, "misconfigured", {"BACKEND": backend})
+
+    def handle_message(processor: str, message: Message, context: Any) -> Message:
+        return message.put_data(caches[message.data].get("last"))
+
+    pipeline = make_pipeline(make_handler(handle_message=handle_message)).start()
+    assert ask(pipeline, "default").status == "ok"
+    assert caplog.text == ""
+    assert str(ask(pipeline, "misconfigured").reason) == "no address"
+
+
 def test_fault_of_a_connection_is_no_fault_of_the_callback(
     database: Any, make_pipeline: Any, caplog: Any, monkeypatch: Any
 ) -> None:
