@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import socket
+from functools import partial
 from time import monotonic
 from typing import Any, Dict, Mapping, Optional, Set
 
@@ -158,15 +159,22 @@ class StatsdReporter(PushReporter):
         Make a client: it resolves the name once, when it is made. Without success the one that is there goes on.
         """
         try:
-            client = self._make_client(
-                self._host, self._port, prefix=None, maxudpsize=self._max_packet, ipv6=":" in self._host
-            )
+            client = self._resolve()
         except (OSError, UnicodeError) as error:  # UnicodeError: no name at all
             self._renew_at, self._reason = monotonic() + RETRY_INTERVAL, str(error)
             return
         if self._client is not None:
             self._client.close()
         self._client, self._renew_at = client, monotonic() + RESOLVE_INTERVAL
+
+    def _resolve(self) -> Any:
+        make = partial(self._make_client, self._host, self._port, maxudpsize=self._max_packet)
+        try:
+            return make(ipv6=":" in self._host)
+        except socket.gaierror as error:
+            if error.errno == socket.EAI_AGAIN:  # no server of names: asking for something else takes as long again
+                raise
+        return make(ipv6=True)  # the library does not look for one address or the other
 
     # Names.
 

@@ -19,7 +19,7 @@ from broadway_sync.telemetry.statsd import StatsdReporter
 from tests.brokers.ports import HOST, Port
 from tests.brokers.spawn import Spawned
 from tests.brokers.statsd import Statsd
-from tests.helpers import Call, Gate, eventually, unique_name
+from tests.helpers import BOUND, Call, Gate, eventually, unique_name
 from tests.telemetry.support import COUNT, oranges, run, until
 
 REAL_LOOK_UP = socket.getaddrinfo
@@ -168,6 +168,23 @@ def test_a_name_that_is_known_later(
         run(oranges("fruit"))
     until(lambda: statsd.counters(f"{prefix}.fruit."), {"processor_default.messages_ingested": COUNT})
     assert faults(caplog)[1] == "[statsd] metrics are reported again"
+
+
+def test_a_name_that_has_no_other_address_than_one_of_ipv6(prefix: str, names: Names) -> None:
+    """
+    Is as good as any other.
+    """
+    names.gate.open()
+    names.address = "::1"
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as server:
+        try:
+            server.bind(("::1", 0))
+        except OSError:
+            pytest.skip("this machine has no IPv6")
+        server.settimeout(BOUND)
+        with quick("statsd.example", server.getsockname()[1], prefix):
+            run(oranges("fruit"))
+            assert server.recv(2000).startswith(prefix.encode("ascii"))
 
 
 def test_unknown_names_are_not_asked_for_all_the_time(prefix: str, names: Names) -> None:
