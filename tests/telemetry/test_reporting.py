@@ -212,6 +212,18 @@ def test_reasons_are_bounded(make_pipeline: Callable[..., Any]) -> None:
     assert failed["orders", "processor_default", "other"] == MOST_REASONS
 
 
+def test_series_that_are_missing_are_told_once(monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
+    """
+    Pipelines with a new name for each start are reported until there are too many, and no longer.
+    """
+    monkeypatch.setattr(module, "MOST_SERIES", 30)
+    with Sums() as sums:
+        for _ in range(5):
+            run(oranges())
+            sums._gauges.sample()
+    assert caplog.text.count("there are too many series of metrics") == 1
+
+
 def test_failures_of_partition_by_are_counted(make_pipeline: Callable[..., Any]) -> None:
     """
     At the stage whose partition could not be found, and so are their acknowledgements.

@@ -10,6 +10,7 @@ from typing import Any, Dict, Iterable, List, Optional, Tuple
 
 from ... import registry
 from ...errors import NotRunningError
+from ...log import log_warning
 from .. import metrics
 from ..metrics import Labels
 from .aggregates import Aggregates, Key
@@ -31,11 +32,13 @@ class Gauges:
         self._lock = threading.Lock()
         self._looks: Dict[Labels, Tuple[float, float]] = {}  # when each stage was looked at, how long it was busy then
         self._shares: Dict[Labels, float] = {}
+        self._has_warned = False
 
     def sample(self) -> Values:
         """
         Return the present value of every gauge of every running pipeline.
         """
+        self._warn_of_the_bound()
         statistics = running_statistics()
         values = self._listener.gauges([each.name for each in statistics])
         busy = self._aggregates.counters()
@@ -43,6 +46,17 @@ class Gauges:
             values += self._of_pipeline(each, busy)
         self._forget_all_but({each.name for each in statistics})
         return values
+
+    def _warn_of_the_bound(self) -> None:
+        """
+        Say once that series are missing: pipelines whose names are made for each start would vanish silently.
+        """
+        if self._aggregates.dropped and not self._has_warned:
+            self._has_warned = True
+            text = (
+                "there are too many series of metrics, and new ones are not begun: pipelines need names that come again"
+            )
+            log_warning(text, "", "metrics")
 
     def _of_pipeline(self, statistics: Any, busy: Dict[Key, float]) -> Values:
         labels = (statistics.name,)
@@ -98,6 +112,7 @@ class Gauges:
         """
         self._lock = threading.Lock()
         self._looks, self._shares = {}, {}
+        self._has_warned = False
 
 
 def running_statistics() -> List[Any]:
