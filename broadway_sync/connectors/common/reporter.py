@@ -16,6 +16,9 @@ from .events import CONNECTION_DOWN, CONNECTION_UP
 
 Event = Tuple[str, ...]
 
+# Characters of an error's text that credentials are looked for in; of what is left 1000 are shown.
+_MOST = 10_000
+
 
 class Reporter:
     """
@@ -128,4 +131,5 @@ def describe(error: BaseException) -> str:
         text = " ".join(str(error).split())
     except Exception:  # an error of a client library whose __str__ raises
         text = ""
-    return f"{type(error).__name__}: {mask(text)[:1000]}" if text else f"{type(error).__name__}"
+    # Not all of it is looked at: errors of databases may have the whole statement, and that takes its time.
+    return f"{type(error).__name__}: {mask(text[:_MOST])[:1000]}" if text else f"{type(error).__name__}"
