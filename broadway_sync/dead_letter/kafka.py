@@ -77,9 +77,7 @@ class KafkaLetters:
         left, errors = self._send_all(letters)
         if len(letters) > 1 and self._are_too_large(errors):
             # A broker that refuses a letter refuses those that travel with it.
-            singly = [self._send_all([letter]) for letter in left]
-            left = [letter for letters_left, _ in singly for letter in letters_left]
-            errors = [error for _, caught in singly for error in caught]
+            left, errors = self._send_singly(left)
         if not left:
             return
         kind = LetterRefusedError if self._are_too_large(errors) else PartlyWrittenError
@@ -129,6 +127,23 @@ class KafkaLetters:
         _wait(sent, left, errors)
         if errors and not self._are_too_large(errors):  # the next attempt shall not begin with the faults of this one
             self._held.close(producer)
+        return left, errors
+
+    def _send_singly(self, letters: Sequence[Letter]) -> Outcome:
+        """
+        Do the same for one letter after the other, until there is something else than a letter that is too large.
+        """
+        left: List[Letter] = []
+        errors: List[Exception] = []
+        for number, letter in enumerate(letters):
+            try:
+                again, caught = self._send_all([letter])
+            except Exception as error:  # there is no client any more; the letters before are acknowledged all the same
+                again, caught = [letter], [error]
+            errors += caught
+            if caught and not self._are_too_large(caught):
+                return [*left, *letters[number:]], errors
+            left += again
         return left, errors
 
     def _send(self, producer: Any, letter: Letter) -> Any:

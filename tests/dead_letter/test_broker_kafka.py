@@ -8,12 +8,13 @@ import gc
 import json
 import threading
 from typing import Any
+from unittest import mock
 
 import pytest
 
 from broadway_sync import ConfigurationError, PipelineFailedError
 from broadway_sync.connectors.kafka.watch import Watch
-from broadway_sync.dead_letter import DeadLetter, DeadLetterError, KafkaLetters, LetterRefusedError
+from broadway_sync.dead_letter import DeadLetter, DeadLetterError, KafkaLetters, LetterRefusedError, PartlyWrittenError
 from broadway_sync.topology.run import Run
 from tests.connectors.kafka.support import LONG, consuming, values, wait_until_committed
 from tests.dead_letter.support import MemoryLetters, failing_handler, is_odd, letter, write_on_threads
@@ -132,6 +133,22 @@ def test_a_letter_that_is_too_large_is_refused(kafka: Any) -> None:
     finally:
         writer.close()
     assert kafka.values(dead) == [b"small", b"small"]
+
+
+@pytest.mark.parametrize("away", [OSError("no broker"), ([], [OSError("no broker")])], ids=["before", "meanwhile"])
+def test_brokers_that_go_away_after_a_letter_that_is_too_large(monkeypatch: Any, away: Any) -> None:
+    """
+    What was acknowledged stays so, and nobody waits for each of the others.
+    """
+    errors = pytest.importorskip("kafka.errors")
+    letters = [letter(str(number)) for number in range(9)]
+    refusal = [errors.MessageSizeTooLargeError()]
+    sent = mock.Mock(side_effect=[(letters, 9 * refusal), ([], []), (letters[1:2], refusal), away])
+    monkeypatch.setattr(KafkaLetters, "_send_all", sent)
+    with pytest.raises(PartlyWrittenError, match="1 of 9 letters were acknowledged") as caught:
+        KafkaLetters("dead").write(letters)
+    assert not isinstance(caught.value, LetterRefusedError)
+    assert caught.value.left == letters[1:]
 
 
 def test_several_threads_share_a_client(kafka: Any) -> None:
