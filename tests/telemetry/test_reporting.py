@@ -14,19 +14,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broadway_sync import IterableProducer, Message, PipelineFailedError, Retry, telemetry
+from broadway_sync import IterableProducer, Message, NoopAcknowledger, PipelineFailedError, Retry, telemetry
 from broadway_sync.connectors.common import events as connectors
 from broadway_sync.dead_letter import DeadLetter, FileLetters, Letter, PartlyWrittenError
 from broadway_sync.telemetry import events, metrics
 from broadway_sync.telemetry.metrics import COUNTER, GAUGE, HISTOGRAM, METRICS
 from broadway_sync.telemetry.registry import heard
 from broadway_sync.telemetry.reporting import aggregates as module
+from broadway_sync.telemetry.reporting import gauges
 from broadway_sync.telemetry.reporting.aggregates import MOST_SAMPLES, Aggregates, Buckets, Samples
 from broadway_sync.telemetry.reporting.listener import MOST_REASONS
 from broadway_sync.telemetry.reporting.names import LONGEST, clean
 from broadway_sync.telemetry.reporting.reporter import Reporter
 from tests.dead_letter.support import failing_handler
-from tests.helpers import Call, make_handler
+from tests.helpers import Call, EndlessProducer, Gate, eventually, make_handler
 from tests.telemetry.support import COUNT, RAISED, oranges, run
 
 LABELS = ("orders", "processor_default")
@@ -385,6 +386,43 @@ def test_a_lag_that_is_not_told_again_is_over(monkeypatch: pytest.MonkeyPatch) -
         assert sums.lags() == {("orders", "t", "1"): 7, ("orders", "t", "2"): 8}
         monkeypatch.setattr("broadway_sync.telemetry.reporting.listener.monotonic", lambda: now + 61)
         assert sums.lags() == {("orders", "t", "2"): 8}
+
+
+def test_processors_that_wait_for_room_are_not_busy(
+    make_pipeline: Callable[..., Any], gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Only the batch processor that they wait for is.
+    """
+    monkeypatch.setattr(gauges, "SHORTEST_LOOK", 0.1)
+
+    def handle_batch(batcher: str, messages: list[Message], batch_info: Any, context: Any) -> list[Message]:
+        gate.wait()
+        return messages
+
+    pipeline = make_pipeline(
+        make_handler(handle_batch=handle_batch),
+        name="orders",
+        producer={"module": (EndlessProducer, {"acknowledger": NoopAcknowledger})},
+        batchers={"default": {"batch_size": 1}},
+    )
+
+    def is_waiting() -> bool:
+        return all(stage.in_hand for stage in pipeline.statistics().stages if stage.kind == "processor")
+
+    def shares() -> dict[str, float]:
+        return {labels[1]: value for metric, labels, value in sums._gauges.sample() if metric is metrics.BUSY_SHARE}
+
+    with Sums() as sums:
+        pipeline.start()
+        gate.arrived()
+        eventually(is_waiting, "processors that wait")
+        shares()
+        time.sleep(0.2)
+        found = shares()
+        gate.open()
+    assert found["batch_processor_default"] > 0.9
+    assert found["processor_default"] < 0.1
 
 
 # ---- the declarations

@@ -82,11 +82,16 @@ class Gauges:
         # Producers mostly wait inside of their client, and a batcher runs on the threads of its processors.
         if threads[0].kind in ("processor", "batch_processor"):
             finished = busy.get((metrics.BUSY_TIME, labels), 0.0)
-            total = finished + sum(thread.busy_for or 0.0 for thread in threads)
+            total = finished + sum(self._busy_for(labels[0], thread) for thread in threads)
             share = self._share(labels, total, len(threads))
             if share is not None:
                 values.append((metrics.BUSY_SHARE, labels, share))
         return values
+
+    def _busy_for(self, pipeline: str, thread: Any) -> float:
+        busy_for: float = thread.busy_for or 0.0
+        # The least of both: an event of a stage that crashed may be old.
+        return min(busy_for, self._listener.busy_for(pipeline, thread.name)) if thread.kind == "processor" else busy_for
 
     def _share(self, labels: Labels, total: float, threads: int) -> Optional[float]:
         """

@@ -67,6 +67,8 @@ class Listener:
             self._on[(*events.MESSAGE, "stop")] = self._on[(*events.MESSAGE, "exception")] = self._message_stop
         self._batch_sizes: Dict[Tuple[str, str], float] = {}
         self._reasons: Dict[str, Set[str]] = {}
+        # When processors began what they have in hand, by pipeline and thread; of one thread each.
+        self._begun: Dict[Tuple[str, str], float] = {}
         # Changed one item at a time, and read as copies: no lock. The producer's thread name is the last part of
         # the key, so that one that is made again is the same one.
         self._connections: Dict[Tuple[str, str, str], bool] = {}
@@ -120,11 +122,20 @@ class Listener:
             values += [(metrics.CONNECTIONS_UP, labels, up), (metrics.CONNECTIONS_DOWN, labels, down)]
         return values
 
+    def busy_for(self, pipeline: str, processor: str) -> float:
+        """
+        Return for how many seconds a processor has worked on what it has in hand.
+
+        Unlike its statistics without the time for which it waits until a batcher has room: then it has nothing to do.
+        """
+        begun = self._begun.get((pipeline, processor))
+        return 0.0 if begun is None else max(0.0, monotonic() - begun)
+
     def forget(self) -> None:
         """
         In a forked child: what was heard is the parent's.
         """
-        self._connections, self._lags, self._reasons = {}, {}, {}
+        self._connections, self._lags, self._reasons, self._begun = {}, {}, {}, {}
 
     # What stages say.
 
@@ -133,10 +144,12 @@ class Listener:
 
     def _processor_start(self, measurements: Data, metadata: Data) -> None:
         labels = self._processor(metadata)
+        self._begun[labels[0], metadata["name"]] = measurements["monotonic_time"] / 1e9
         self._aggregates.add([(metrics.INGESTED, labels, len(metadata["messages"]))], [])
 
     def _processor_stop(self, measurements: Data, metadata: Data) -> None:
         labels = self._processor(metadata)
+        self._begun.pop((labels[0], metadata["name"]), None)
         seconds = measurements["duration"] / 1e9
         counts: Values = [(metrics.BUSY_TIME, labels, seconds)]
         self._outcome(counts, labels, metadata["successful_messages_to_ack"], metadata["failed_messages"])
