@@ -388,6 +388,19 @@ def test_a_lag_that_is_not_told_again_is_over(monkeypatch: pytest.MonkeyPatch) -
         assert sums.lags() == {("orders", "t", "2"): 8}
 
 
+def test_a_pipeline_that_starts_again_has_no_connection_yet(make_pipeline: Callable[..., Any]) -> None:
+    """
+    It may have fewer producers than the last time, and nobody need have looked in between.
+    """
+    with Sums() as sums:
+        for number in range(2):
+            name = f"orders.Broadway.Producer_{number}"
+            telemetry.execute(connectors.CONNECTION_UP, {}, {**LAGGING, "name": name})
+        assert (metrics.CONNECTIONS_UP, ("orders", "kafka"), 2) in sums._listener.gauges(["orders"])
+        make_pipeline(name="orders").start()
+        assert sums._listener.gauges(["orders"]) == []
+
+
 def test_processors_that_wait_for_room_are_not_busy(
     make_pipeline: Callable[..., Any], gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:

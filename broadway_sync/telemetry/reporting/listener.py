@@ -108,11 +108,8 @@ class Listener:
         """
         Return what the last events said about the pipelines that are *running*; forget the others.
         """
-        alive, oldest = set(running), monotonic() - LAG_SECONDS
-        for known in (self._connections, self._lags):
-            for key in list(known):
-                if key[0] not in alive:
-                    known.pop(key, None)
+        oldest = monotonic() - LAG_SECONDS
+        self._forget_ended({key[0] for key in [*self._connections, *self._lags]}.difference(running))
         lags = [(key, lag) for key, (lag, told_at) in list(self._lags.items()) if told_at >= oldest]
         values: Values = [(metrics.CONSUMER_LAG, key, lag) for key, lag in lags]
         counts: Dict[Tuple[str, str], List[int]] = {}
@@ -140,7 +137,14 @@ class Listener:
     # What stages say.
 
     def _topology_init(self, measurements: Data, metadata: Data) -> None:
+        self._forget_ended([metadata["name"]])  # it may have fewer producers than the last time
         self.knows(metadata["name"], metadata["config"])
+
+    def _forget_ended(self, pipelines: Iterable[str]) -> None:
+        for known in (self._connections, self._lags):
+            for key in list(known):
+                if key[0] in pipelines:
+                    known.pop(key, None)
 
     def _processor_start(self, measurements: Data, metadata: Data) -> None:
         labels = self._processor(metadata)
