@@ -41,6 +41,11 @@ _FULL_SECONDS = 0.5
 _STEP_SECONDS = 0.05
 # The shortest poll while some partitions are paused and others have nothing.
 _LEAST_PATIENCE = 0.001
+# The longest poll while messages are in the pipeline, and while none are. Nothing ends a poll that finds nothing:
+# acknowledgements wait for it, and so does a stop.
+_BUSY_SECONDS, _IDLE_SECONDS = 0.1, 1.0
+# The shortest, whatever the options say: no busy loop.
+_LEAST_SECONDS = 0.01
 # The last commit, and then leaving the group.
 _FLUSH_SECONDS = 5.0
 _CLOSE_SECONDS = 1.0
@@ -307,13 +312,20 @@ class Consumer:
             client.resume(self._paused - full)
             self._patience = _LEAST_PATIENCE
         self._paused = full
+        longest = self._longest_poll()
         if not full:
-            return self._options.receive_interval
+            return longest
         if full == keys:
             return 0.0
         # Nothing wakes the client when a paused partition has room again: look often while they move.
-        self._patience = min(2 * self._patience, self._options.receive_interval)
+        self._patience = min(2 * self._patience, longest)
         return self._patience
+
+    def _longest_poll(self) -> float:
+        with self._lock:
+            is_idle = self._partitions.is_idle()
+        longest = _IDLE_SECONDS if is_idle else _BUSY_SECONDS
+        return max(_LEAST_SECONDS, min(self._options.receive_interval, longest))
 
     # Positions.
 

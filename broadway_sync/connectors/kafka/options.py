@@ -295,7 +295,10 @@ class KafkaOptions(BackoffOptions):
     group_id: str = option(attrs.NOTHING, non_empty_str, "the consumer group, which shares the partitions")
     topics: Tuple[str, ...] = option(attrs.NOTHING, None, "names of the topics, a list", _to_topics)
     receive_interval: float = option(
-        0.1, positive_seconds, "the longest wait for records before acknowledgements are looked after again, seconds"
+        0.1,
+        positive_seconds,
+        "the longest wait for records before acknowledgements are looked after again, seconds; 1 at most, and 0.1 at "
+        "most while there are any",
     )
     offset_commit_on_ack: bool = option(
         True,

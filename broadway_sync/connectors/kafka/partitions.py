@@ -191,6 +191,14 @@ class Partitions:
         """
         return sum(partition.tracker.unfinished for partition in self._select(keys))
 
+    def is_idle(self) -> bool:
+        """
+        Whether nothing waits, nothing is in the pipeline, and everything is committed.
+        """
+        return not any(partition.buffer or partition.tracker.unfinished for partition in self._held.values()) and (
+            not self.to_commit()
+        )
+
     def to_commit(self, keys: Optional[Iterable[Any]] = None, is_forced: bool = False) -> Dict[Key, int]:
         """
         Return the offsets to commit, of *keys* or of all partitions.

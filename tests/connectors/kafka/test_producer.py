@@ -186,6 +186,31 @@ def test_commit_that_fails(caplog: Any, heard: Any) -> None:
     assert len(heard["acknowledge.exception"]) == 4
 
 
+def test_long_receive_interval() -> None:
+    """
+    However long a poll may take, what is acknowledged is committed soon, and a stop waits for neither.
+    """
+    kafka = FakeKafka(A)
+    kafka.produce(A, 3)
+    with running(kafka, Seen(), receive_interval=1000.0) as pipeline:
+        committed(kafka, p0=3)
+        since = time.monotonic()
+        pipeline.stop()
+        assert time.monotonic() - since < 2 * SCALE
+
+
+def test_short_receive_interval() -> None:
+    """
+    However short a poll may be, it is no busy loop.
+    """
+    kafka = FakeKafka(A)
+    with running(kafka, Seen(), receive_interval=1e-6):
+        eventually(lambda: kafka.clients and kafka.clients[0].polls > 2, "polls")
+        before = kafka.clients[0].polls
+        time.sleep(0.5)
+        assert kafka.clients[0].polls - before < 100
+
+
 def test_back_pressure() -> None:
     """
     While handlers hang only so much is fetched, everything is paused, and polling goes on.
