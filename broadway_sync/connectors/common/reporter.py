@@ -40,7 +40,7 @@ class Reporter:
             "index": stage.index,
         }
         self._is_up = False
-        self._fault: Optional[type] = None  # what kept it from being up, last
+        self._fault: Any = None  # what kept it from being up, last: its kind
 
     def span(self, event: Event, **metadata: Any) -> ReportedSpan:
         """
@@ -78,8 +78,10 @@ class Reporter:
         Args:
             hint: What helps, or what happens next.
         """
-        if self._fault is not type(error):
-            self._is_up, self._fault = False, type(error)
+        # pika has one class for all that a broker may say.
+        fault = (type(error), getattr(error, "reply_code", None))
+        if self._fault != fault:
+            self._is_up, self._fault = False, fault
             self.execute(CONNECTION_DOWN, {"system_time": time_ns()}, reason=error)
             text = f"no connection: {describe(error)}" + (f"; {hint}" if hint else "")
             log_warning(text, self._pipeline, self._name)

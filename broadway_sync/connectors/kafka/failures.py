@@ -19,6 +19,12 @@ class GroupError(ConnectorError):
     """
 
 
+class RefusedError(ConnectorError):
+    """
+    The brokers answered, and did not let us in.
+    """
+
+
 class UnavailableError(ConnectorError):
     """
     The brokers did not answer in time; the same again may succeed.
@@ -108,7 +114,9 @@ class Ear(logging.Handler):
         Return an error with the reason of *error*, as far as that is known.
         """
         text = describe(error) if self._heard is None else f"{describe(error)} ({describe(self._heard)})"
-        if has_credentials and (self._heard is None or not _is_refusal(self._heard)):
+        if self._heard is not None and _is_refusal(self._heard):
+            return RefusedError(text)
+        if has_credentials:
             # 3.0 often sees the end of the connection before it has read why.
             text += "; if brokers close the connection, the authentication may have failed: look at client_config.sasl"
         return ConnectorError(text)

@@ -16,6 +16,7 @@ import pytest
 from broadway_sync import ConfigurationError, ConnectorError
 from broadway_sync.connectors.common.options import build
 from broadway_sync.connectors.kafka.client import Client, GroupError, Listener, NoPositionError, UnavailableError
+from broadway_sync.connectors.kafka.failures import RefusedError
 from broadway_sync.connectors.kafka.options import KafkaOptions
 from tests.helpers import python_env
 
@@ -296,7 +297,7 @@ def test_reason_of_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
         raise error("KafkaTimeoutError", "no bootstrap")
 
     monkeypatch.setattr(client._kafka, "KafkaConsumer", refuse)
-    with pytest.raises(ConnectorError) as caught:
+    with pytest.raises(RefusedError) as caught:  # and not the class of brokers that cannot be reached: it is news
         client.connect(Listener(lambda keys: iter(()), lambda keys: None, lambda keys: None), lambda: False)
     assert "no bootstrap" in str(caught.value) and "SaslAuthenticationFailedError" in str(caught.value)
     assert "Ear" not in [type(handler).__name__ for handler in logging.getLogger("kafka").handlers]

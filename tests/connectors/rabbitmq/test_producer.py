@@ -298,6 +298,27 @@ def test_channel_that_somebody_else_uses(make_pipeline: Any, client: Any) -> Non
 # ---- connections that are lost
 
 
+def test_another_reason_is_said(make_pipeline: Any, caplog: Any) -> None:
+    """
+    Attempts that fail in the same way are said once; a queue that is there by now and may not be read is news.
+    """
+
+    class Closed(Exception):
+        """
+        As pika has it: one class for all that a broker may say.
+        """
+
+        def __init__(self, reply_code: int, text: str) -> None:
+            super().__init__(text)
+            self.reply_code = reply_code
+
+    client = FakeClient(*(Closed(*reason) for reason in [(404, "no queue")] * 2 + [(403, "refused")] * 2))
+    with make_pipeline(Seen(), producer=client.producer()):
+        client.opened()
+    said = texts(caplog)
+    assert len(said) == 2 and "no queue" in said[0] and "refused" in said[1]
+
+
 def test_reconnects_at_once(make_pipeline: Any, client: Any, caplog: Any) -> None:
     """
     A connection that served is replaced without a pause; what waited comes from the next one.
