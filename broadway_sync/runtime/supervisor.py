@@ -35,6 +35,9 @@ RESUMES = 3
 # Seconds that a thread may take from its last statement to its end: a bound for machines that hardly move.
 LAST_STEPS = 1.0
 
+# Seconds in which threads that are given up, and had nothing in hand, show that they do not hang.
+MOMENT = 0.1
+
 
 class Drain:
     """
@@ -249,12 +252,15 @@ class ThreadSupervisor:
         """
         Abandon the threads that have not ended. They are daemons and end when their callback returns.
         """
-        self._hung.update(describe_threads(hanging(self._threads)))
-        stages = list(self._threads.values())
+        threads, stages = list(self._threads), list(self._threads.values())
+        hung = hanging(threads)
+        stacks = describe_threads(hung or threads)
         self._threads.clear()
         if self._drain is not None and self._drain.reason != RESTART:
             self._left_behind += self._owner.leave_behind()
         self._left_behind += self._generation.abandon(stages)
+        if hung or self._left_behind or not have_ended(threads, within=MOMENT):
+            self._hung.update(stacks)
 
     def _go_on(self) -> bool:
         """
@@ -309,12 +315,22 @@ class ThreadSupervisor:
 
 def hanging(threads: Iterable[threading.Thread]) -> List[threading.Thread]:
     """
-    Return those of *threads* that are in code of others; all of them if none is: the others wait for those.
+    Return those of *threads* that are in code of others: the others wait for those.
     """
     frames = sys._current_frames()
-    threads = list(threads)
-    hung = [thread for thread in threads if _is_in_foreign_code(frames.get(thread.ident or -1))]
-    return hung or threads
+    return [thread for thread in threads if _is_in_foreign_code(frames.get(thread.ident or -1))]
+
+
+def have_ended(threads: Iterable[threading.Thread], within: float) -> bool:
+    """
+    Wait until all *threads* have ended, at most *within* seconds; return whether they have.
+    """
+    deadline = Deadline(within)
+    for thread in threads:
+        thread.join(deadline.remaining())
+        if thread.is_alive():
+            return False
+    return True
 
 
 def _is_in_foreign_code(frame: Any) -> bool:

@@ -782,6 +782,38 @@ def test_producer_that_comes_back_too_late(make_pipeline: Any, acks: Any) -> Non
     assert acks.all_data() == ["early"]
 
 
+@pytest.mark.parametrize("is_waiting", [True, False])
+def test_no_time_and_nothing_to_do(make_pipeline: Any, caplog: Any, is_waiting: bool) -> None:
+    """
+    A stop without time is no error when nothing is left behind and no thread hangs.
+    """
+    pipeline = make_pipeline(batchers={"default": {}})
+    for _ in range(20):
+        pipeline.start()
+        if is_waiting:
+            assert pipeline.stop(0) is None
+        else:
+            pipeline.request_stop(0)
+        assert pipeline.join(BOUND)
+        assert stage_threads(pipeline.name) == []
+    assert caplog.records == []
+
+
+def test_no_time_and_a_thread_that_hangs(make_pipeline: Any) -> None:
+    """
+    It is told of, also when it has no message, and hangs where no frame of Python shows it.
+    """
+    source: Any = queue.SimpleQueue()
+    pipeline = make_pipeline(producer={"module": (IterableProducer, {"iterable": iter(source.get, None)})}).start()
+    stage_thread(pipeline.name, "Producer_0")
+    try:
+        with pytest.raises(DrainTimeoutError, match="^.* 0 messages were left behind") as caught:
+            pipeline.stop(0.2)
+        assert list(caught.value.threads) == [f"{pipeline.name}.Broadway.Producer_0"]
+    finally:
+        source.put(None)
+
+
 def test_timeout_of_stop(make_pipeline: Any, acks: Any, gate: Any) -> None:
     """
     The timeout given to ``stop`` takes the place of ``shutdown``, shorter or longer.
