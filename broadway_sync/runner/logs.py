@@ -10,7 +10,43 @@ import sys
 from contextlib import suppress
 from typing import Any, List, Optional
 
-logger = logging.getLogger("broadway_sync.runner")
+
+class _Log:
+    """
+    The runner's logger. What handlers and filters of the program raise stays here: it must neither keep a process from
+    its drain nor change how it ends.
+    """
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self._logger = logger
+
+    def log(self, level: int, text: str, *args: object, exc_info: Optional[BaseException] = None) -> None:
+        """
+        Log, or do not. No ``BaseException``: a signal may stop it.
+        """
+        with suppress(Exception):
+            self._logger.log(level, text, *args, exc_info=exc_info)
+
+    def info(self, text: str, *args: object) -> None:
+        """
+        Log what goes as it should.
+        """
+        self.log(logging.INFO, text, *args)
+
+    def warning(self, text: str, *args: object) -> None:
+        """
+        Log what should be looked at.
+        """
+        self.log(logging.WARNING, text, *args)
+
+    def error(self, text: str, *args: object, exc_info: Optional[BaseException] = None) -> None:
+        """
+        Log what went wrong.
+        """
+        self.log(logging.ERROR, text, *args, exc_info=exc_info)
+
+
+logger = _Log(logging.getLogger("broadway_sync.runner"))
 
 FORMAT = "%(asctime)s %(levelname)s [%(process)d] %(name)s: %(message)s"
 

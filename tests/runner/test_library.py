@@ -215,6 +215,24 @@ def test_log_of_a_program_that_disables_what_it_does_not_name() -> None:
             logger.disabled = False
 
 
+def test_log_handler_that_raises(make_pipeline: Make) -> None:
+    """
+    Does not change how a run ends.
+    """
+
+    class Broken(logging.Handler):
+        def handle(self, record: logging.LogRecord) -> Any:
+            raise LookupError("no request")
+
+    broken = Broken()
+    logging.getLogger("broadway_sync").addHandler(broken)
+    try:
+        pipeline = make_pipeline(producer={"module": (IterableProducer, {"iterable": []})})
+        assert run(pipeline, RunOptions(log_level="info")) == 0
+    finally:
+        logging.getLogger("broadway_sync").removeHandler(broken)
+
+
 def test_say_without_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     Says nothing.
