@@ -228,11 +228,14 @@ def describe(endings: Sequence[Ending]) -> str:
     Return the last word on how pipelines ended.
     """
     gave_up = [ending.name for ending in endings if ending.failed is not None]
-    left = {ending.name: ending.drain.left_behind for ending in endings if ending.drain is not None}
+    left = [(ending.name, ending.drain.left_behind) for ending in endings if ending.drain is not None]
+    where = ", ".join(f"{count} in {name}" for name, count in left if count)
+    hung = ", ".join(name for name, count in left if not count)
     texts = [f"{', '.join(gave_up)} gave up"] if gave_up else []
-    if left:
-        where = ", ".join(f"{count} in {name}" for name, count in left.items())
+    if where:
         texts.append(f"messages were left behind, neither acknowledged nor failed: {where}")
+    if hung:
+        texts.append(f"no message was left behind, but threads were: {hung}")
     return "; ".join(texts) or "drained"
 
 

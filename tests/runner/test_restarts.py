@@ -163,6 +163,8 @@ def test_last_word() -> None:
     assert [ending.code for ending in endings] == [0, 1, 3]
     left = "messages were left behind, neither acknowledged nor failed: 3 in b, 3 in c"
     assert describe_endings(endings) == f"c gave up; {left}"
+    hung = Ending("d", None, DrainTimeoutError("...", 0, {}))
+    assert describe_endings([hung]) == "no message was left behind, but threads were: d"
     assert describe_endings(endings[:1]) == "drained"
 
 
