@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Callable, Dict, Iterator, List, Optional, TypeVar
 
 from django.db import connections
+from django.utils.asyncio import async_unsafe
 
 from ...around import Around, Call, add_around, remove_around
 from ...message import Message
@@ -22,6 +23,12 @@ P = TypeVar("P", bound=Pipeline)
 
 PATIENCE = 10.0
 """Seconds that a callback waits for the connections that another one has."""
+
+# There it would have no connection of the test, and store for good what the test wants rolled back.
+_refuse_event_loop = async_unsafe(
+    "A pipeline of a test cannot be started in an event loop: the test's connections belong to another thread. Start "
+    "it in setUp(), or by `await sync_to_async(self.run_pipeline)(pipeline)`."
+)(lambda: None)
 
 
 @contextmanager
@@ -76,7 +83,11 @@ def shared_connections() -> Iterator[None]:
     Give pipelines that are started inside of a ``with``, in whatever way, the test's connections; see :func:`running`.
 
     They must be stopped inside of it too.
+
+    Raises:
+        SynchronousOnlyOperation: Called in an event loop, so on another thread than the test's.
     """
+    _refuse_event_loop()
     hook = _SharedConnections({c.alias: c for c in connections.all() if _is_to_be_shared(c)})
     with ExitStack() as stack:
         for connection in hook.shared.values():

@@ -14,6 +14,8 @@ import pytest
 from tests.helpers import BOUND, eventually, make_handler, unique_name
 from tests.integrations.django import pipelines, support
 
+from asgiref.sync import sync_to_async  # isort: skip
+from django.core.exceptions import SynchronousOnlyOperation  # isort: skip
 from django.db import DatabaseError, connection, connections, transaction  # isort: skip
 from django.test import SimpleTestCase, TestCase, TransactionTestCase  # isort: skip
 from shop.models import Invoice, Order, OutboxRow  # isort: skip
@@ -358,6 +360,25 @@ def test_pipeline_that_gives_up_fails_the_test(database: Any) -> None:
 
     result = run_case(TestCase, test)
     assert len(result.errors) == 1 and "PipelineFailedError" in result.errors[0][1]
+
+
+@pytest.mark.parametrize("base", CASES)
+def test_pipeline_of_an_async_test(database: Any, base: type) -> None:
+    """
+    Its body runs on another thread, where the test's connections are not: started there, a pipeline would store for
+    good what the test wants rolled back. Started by ``sync_to_async`` it has the test's.
+    """
+    handler = {"handle_message": lambda processor, message, context: message.put_data(Order.objects.count())}
+
+    async def test(self: Any) -> None:
+        await sync_to_async(orders)(3)
+        with self.assertRaisesRegex(SynchronousOnlyOperation, "sync_to_async.self.run_pipeline."):
+            self.run_pipeline(make(**handler))
+        pipeline = await sync_to_async(self.run_pipeline)(make(**handler))
+        successful, _ = pipeline.test_message("a").receive(timeout=BOUND)
+        self.assertEqual([message.data for message in successful], [3])
+
+    passes(base, test)
 
 
 def test_two_pipelines(database: Any, caplog: Any) -> None:
