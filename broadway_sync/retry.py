@@ -323,7 +323,10 @@ class _Attempts:
         """
         backoff = self._retried.policy.backoff
         assert callable(backoff)
-        seconds = backoff(state.attempt_number)
+        try:
+            seconds = backoff(state.attempt_number)
+        except BaseException as error:  # user code; what the callback raised must not be lost
+            raise error from self._failure
         if not is_seconds(seconds) or seconds < 0:
             text = f"backoff must return a number of seconds >= 0, got: {safe_repr(seconds)}"
             raise InvalidReturnError(text) from self._failure

@@ -421,6 +421,16 @@ def test_a_function_that_returns_no_pause_fails_the_message(answer: Any) -> None
     assert isinstance(caught.value.__cause__, ConnectionError)
 
 
+def test_a_function_that_raises_fails_the_message() -> None:
+    """
+    The same.
+    """
+    failing = Failing(ConnectionError("first"), ConnectionError("second"))
+    with pytest.raises(IndexError) as caught:
+        call(Retry(backoff=lambda attempt: [0][attempt - 1]), failing.handle_message, new())
+    assert str(caught.value.__cause__) == "second"
+
+
 def test_an_exception_that_cannot_be_marked_goes_on_all_the_same() -> None:
     """
     The number of attempts is a courtesy.
