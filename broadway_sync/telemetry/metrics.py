@@ -111,7 +111,7 @@ DEAD_LETTER_ERRORS = _counter(
 PROCESSOR_DURATION = _histogram(
     "processor_duration",
     SECONDS,
-    "time of one chunk in a processor: handled, acknowledged, handed to batchers",
+    "time of one chunk in a processor: handled, and acknowledged as far as it goes to no batcher",
     "processor.stop",
 )
 MESSAGE_DURATION = _histogram(
