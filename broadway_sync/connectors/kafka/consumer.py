@@ -76,7 +76,8 @@ class Consumer:
         # A rebalance, while it waits for messages. Not the alarm: that would be two thread switches for each chunk.
         acknowledged = WaitList()
         self.acknowledger = KafkaAcknowledger(acknowledged)
-        # Guards _partitions. Innermost, held for a moment only: the listener takes it, possibly on the client's thread.
+        # Guards _partitions. Held for a moment only, and nothing but Placement's lock is taken inside: the listener
+        # takes it, possibly on the client's thread.
         self._lock = threading.Lock()
         self._partitions = partitions
         self._rebalances = Rebalances(self._lock, partitions, self.acknowledger, acknowledged, reporter, options)
