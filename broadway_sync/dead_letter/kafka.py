@@ -8,6 +8,7 @@ from time import monotonic
 from typing import Any, List, Sequence, Tuple
 
 from ..connectors.common.reporter import describe
+from ..connectors.kafka.discretion import keep_secrets
 from ..extras import load
 from ..rules import mistake
 from .errors import LetterRefusedError, PartlyWrittenError
@@ -54,6 +55,7 @@ class KafkaLetters:
         if not isinstance(topic, str) or not topic:
             raise mistake("topic", f"expected a non-empty str, got: {topic!r}")
         self._kafka = load("kafka", "kafka", "KafkaLetters")
+        keep_secrets()
         known = self._kafka.KafkaProducer.DEFAULT_CONFIG
         for name in config:
             if name not in known or name in _RESERVED:

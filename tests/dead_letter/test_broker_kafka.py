@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import gc
 import json
+import logging
 import threading
 from typing import Any
 from unittest import mock
@@ -114,6 +115,24 @@ def test_a_letter_is_a_record_with_headers(kafka: Any) -> None:
     assert headers["broadway-reason"] == "no"
     assert json.loads(headers["broadway-origin"]) == {"topic": "a", "partition": 3, "offset": 7, "key": "k"}
     assert headers["broadway-content-type"] == "application/octet-stream"
+
+
+def test_the_password_is_not_logged(kafka: Any, monkeypatch: Any, caplog: Any) -> None:
+    """
+    The client would do so at level DEBUG.
+    """
+    for name in ("kafka.net.connection", "kafka.protocol.parser", "kafka.conn"):
+        monkeypatch.setattr(logging.getLogger(name), "filters", [])
+    caplog.set_level(logging.DEBUG)
+    login = {"sasl_mechanism": "PLAIN", "sasl_plain_username": kafka.user, "sasl_plain_password": kafka.password}
+    dead = kafka.topic()
+    writer = KafkaLetters(dead, bootstrap_servers=kafka.sasl_bootstrap, security_protocol="SASL_PLAINTEXT", **login)
+    try:
+        writer.write([letter()])
+    finally:
+        writer.close()
+    assert "SaslHandshakeRequest" in caplog.text
+    assert f"{kafka.user}\\x00{kafka.password}" not in caplog.text
 
 
 def test_a_letter_that_is_too_large_is_refused(kafka: Any) -> None:
