@@ -187,6 +187,8 @@ class Connection:
             session.link = self._client.connect(options, self._stage.name, on_delivery, say)
             self._session = session
             try:
+                if self._wanted != CONSUME:  # nothing of the user's, and nothing at the broker, begins after a stop
+                    raise ConnectorError("a stop came while it was connecting")
                 session.link.set_up()
             except BaseException:
                 self._finish(session)
@@ -206,11 +208,12 @@ class Connection:
         Raises:
             ConnectorError: There is to be no other attempt.
         """
+        if self._wanted != CONSUME:  # a stop has cut the connection, or came while it was made
+            return 0.0
         pause = self._backoff.next()
         if pause is None:
             raise ConnectorError(f"no connection to RabbitMQ: {describe(error)}") from error
-        if self._wanted == CONSUME:  # else a stop has cut the connection while it was made
-            self._reporter.down(error, advice(error))
+        self._reporter.down(error, advice(error))
         return pause
 
     def _forget(self, session: Session, error: Exception) -> None:
