@@ -8,9 +8,10 @@ import os
 import sys
 import threading
 import traceback
-from typing import Iterable, Iterator, Optional, Sequence, Set, Tuple
+from typing import Iterable, Iterator, List, Optional, Sequence, Set, Tuple
 
 from ..pipeline import Pipeline
+from ..runtime.frames import no_collection
 from ..statistics import StageStatistics, Statistics
 
 _COLUMNS = ("stage", "waiting", "in hand", "handled", "busy for", "oldest", "restarts")
@@ -63,10 +64,13 @@ def _describe_stacks(stacks: Iterable[Tuple[str, str]]) -> Iterator[str]:
         yield from (f"    {line}" for line in stack.rstrip("\n").split("\n"))
 
 
-def _all_stacks() -> Iterator[Tuple[str, str]]:
+def _all_stacks() -> List[Tuple[str, str]]:
     """
-    Yield name and stack of every thread, also of those that Python does not know by name.
+    Return name and stack of every thread, also of those that Python does not know by name.
     """
     names = {thread.ident: thread.name for thread in threading.enumerate()}
-    for ident, frame in sys._current_frames().items():
-        yield names.get(ident, f"number {ident}"), "".join(traceback.format_stack(frame))
+    with no_collection():
+        return [
+            (names.get(ident, f"number {ident}"), "".join(traceback.format_stack(frame)))
+            for ident, frame in sys._current_frames().items()
+        ]

@@ -23,6 +23,7 @@ from ..log import log_error, log_warning
 from ..telemetry.events import TOPOLOGY_RESTART
 from ..telemetry.registry import execute
 from .deadline import Deadline
+from .frames import no_collection
 from .stage_thread import StageThread
 
 STOP, RESTART, FAIL = "shutdown", "restart", "failed"
@@ -317,8 +318,11 @@ def hanging(threads: Iterable[threading.Thread]) -> List[threading.Thread]:
     """
     Return those of *threads* that are in code of others: the others wait for those.
     """
-    frames = sys._current_frames()
-    return [thread for thread in threads if _is_in_foreign_code(frames.get(thread.ident or -1))]
+    with no_collection():
+        frames = sys._current_frames()
+        hung = [thread for thread in threads if _is_in_foreign_code(frames.get(thread.ident or -1))]
+        del frames
+    return hung
 
 
 def have_ended(threads: Iterable[threading.Thread], within: float) -> bool:
@@ -346,10 +350,12 @@ def describe_threads(threads: Iterable[threading.Thread]) -> Dict[str, str]:
     """
     Return the present stack of each thread, as text, by its name.
     """
-    frames = sys._current_frames()
     stacks: Dict[str, str] = {}
-    for thread in threads:
-        frame = frames.get(thread.ident or -1)
-        lines: List[str] = traceback.format_stack(frame) if frame is not None else ["  (ended)\n"]
-        stacks[thread.name] = "".join(lines)
+    with no_collection():
+        frames = sys._current_frames()
+        for thread in threads:
+            frame = frames.get(thread.ident or -1)
+            lines: List[str] = traceback.format_stack(frame) if frame is not None else ["  (ended)\n"]
+            stacks[thread.name] = "".join(lines)
+        del frames
     return stacks
