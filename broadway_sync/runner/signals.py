@@ -21,7 +21,7 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 # Seconds in which a signal counts as the echo of the one before: shells, process managers and coreutils' timeout signal
 # a process and then its whole group, and nobody means that as "at once".
-ECHO = 0.05
+ECHO = 0.1
 
 START_INTERRUPTED = "a start was interrupted by a second signal; whatever the pipeline had taken is left behind"
 
@@ -133,7 +133,7 @@ def run_until_signal(
     """
     Run pipelines until they end or a signal comes: the first one drains all, a second one stops at once.
 
-    What comes within 50 ms counts as the same signal: process managers signal a process and then its group.
+    What comes within 100 ms counts as the same signal: process managers signal a process and then its group.
     For scripts. Starts those that do not run yet; returns when all have ended, so that ``join()`` on any of them
     returns at once. When one gives up the others are drained. Handlers of signals are installed for the time of the
     call only; what was there before is put back, whatever happens.

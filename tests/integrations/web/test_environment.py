@@ -7,7 +7,9 @@ from __future__ import annotations
 import ctypes
 import os
 import re
+import threading
 import types
+from pathlib import Path
 from typing import Any, Callable, List
 
 import pytest
@@ -15,7 +17,7 @@ import pytest
 import broadway_sync
 from broadway_sync import Buffer, BufferProducer, ConfigurationError, NotRunningError, Pipeline, environment
 from tests.contract.test_fork import in_child
-from tests.helpers import BOUND, make_handler, unique_name
+from tests.helpers import BOUND, eventually, make_handler, unique_name
 from tests.integrations.web.support import EXAMPLE, ROOT
 
 
@@ -111,7 +113,28 @@ def way(request: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     Let children be forked by Python, and behind its back, as uWSGI's workers are: then Python's hooks do not run.
     """
     if request.param == "not told":
-        monkeypatch.setattr(os, "fork", ctypes.PyDLL(None).fork)
+        monkeypatch.setattr(os, "fork", fork_untold)
+
+
+def fork_untold() -> int:
+    """
+    Fork when all other threads sleep: one that is about to wait for the GIL holds a lock of the interpreter's, which
+    Python's own fork makes anew in the child.
+    """
+    eventually(others_sleep, "all other threads sleep")
+    return int(ctypes.PyDLL(None).fork())
+
+
+def others_sleep() -> bool:
+    """
+    Whether this is the one thread at work; anyhow where there is no /proc.
+    """
+    own = str(threading.get_native_id())
+    tasks = [task for task in Path("/proc/self/task").glob("*") if task.name != own]
+    try:
+        return all((task / "stat").read_text().rpartition(")")[2].split()[0] == "S" for task in tasks)
+    except OSError:  # one has ended
+        return False
 
 
 children = [
