@@ -98,7 +98,8 @@ class ProducerStage:
         """
         Begin the stop of this producer.
         """
-        self._stop_reason = reason
+        if not isinstance(self._stop_reason, BaseException):  # else it has crashed since the stop was asked for
+            self._stop_reason = reason
         self.is_draining = self.is_stopping = True
         self._alarm.wake_all()
         self.source.producer.wake_all()
@@ -181,7 +182,7 @@ class ProducerStage:
             except BaseException as error:  # user code, a client library: the producer has crashed
                 crash = error
             self._log("the producer crashed", crash)
-            if self.is_draining:  # it is terminated when its messages are acknowledged, as in any stop
+            if self.is_stopping:  # it is terminated when its messages are acknowledged, as in any stop
                 self._stop_reason = crash
                 return None
             self._terminate(crash)
@@ -192,8 +193,8 @@ class ProducerStage:
             execute(PRODUCER_RESTART, {"system_time": time_ns()}, metadata)
             del metadata
             del crash  # its traceback keeps the messages of the answer alive
-            self._alarm.wait_for(lambda: self.is_draining, self.settings.options.resubscribe_interval)
-            if self.is_draining:
+            self._alarm.wait_for(lambda: self.is_stopping, self.settings.options.resubscribe_interval)
+            if self.is_stopping:
                 return None
 
     def _run_instance(self) -> None:

@@ -309,6 +309,22 @@ class TestCrash:
             call.result()
         assert (scene.source.outstanding(), scene.ready()) == (0, [])
 
+    def test_a_crash_after_a_stop_was_asked_for_is_the_end(self) -> None:
+        """
+        Also before the supervisor had its turn to begin the drain.
+        """
+        scene, crash = Scene(), LookupError("no broker")
+        call = scene.run()
+        puppet = get(scene.instances)
+        assert get(puppet.calls) == 4
+        scene.stage.is_stopping = True
+        puppet.answers.put(crash)
+        eventually(lambda: scene.source.is_closed, "it brings nothing more")
+        scene.stage.drain("shutdown")
+        scene.drained.open()
+        call.result()
+        assert get(puppet.calls) == ("terminate", crash)
+
     def test_a_drain_during_the_pause_after_a_crash_is_the_end(self) -> None:
         """
         No other instance is made.
