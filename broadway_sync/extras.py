@@ -14,17 +14,23 @@ def load(module: str, extra: str, wanted_by: str) -> Any:
     """
     Return *module* of a library that the extra *extra* installs; for constructors, before there are threads.
 
-    With it comes what Python imports when a host is first looked up, as most of these libraries do, on some thread: see
-    :mod:`broadway_sync.connectors.common.client_library`.
-
     Raises:
         ConfigurationError: It cannot be imported; the text says why, and what to install.
     """
-    import encodings.idna  # noqa: F401
-
+    import_codec_of_host_names()
     try:
         return importlib.import_module(module)
     except ImportError as error:
         raise ConfigurationError(
             f"{wanted_by} needs {module}, which cannot be imported ({error}): pip install 'broadway_sync[{extra}]'"
         ) from error
+
+
+def import_codec_of_host_names() -> None:
+    """
+    Import what Python would import when a host is first looked up, on some thread, as most of these libraries do.
+
+    The child of a process that forks at that very moment would wait for the import lock for ever. Called where a client
+    is loaded, which is before a pipeline has any thread.
+    """
+    import encodings.idna  # noqa: F401

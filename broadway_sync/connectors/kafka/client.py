@@ -22,7 +22,7 @@ from types import SimpleNamespace
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Set, Type
 
 from ...errors import ConfigurationError
-from ..common.client_library import import_codec_of_host_names
+from ...extras import import_codec_of_host_names
 from .configuration import check, milliseconds, to_config
 from .discretion import keep_secrets
 from .failures import Ear, GroupError, NoPositionError, UnavailableError, translate

@@ -11,7 +11,7 @@ import contextlib
 from typing import Any, Callable, Iterable, List, Set
 
 from ...errors import ConfigurationError, ConnectorError
-from ..common.client_library import import_codec_of_host_names
+from ...extras import import_codec_of_host_names
 from .link import ConsumerCancelledError, Delivery, Link, OnDelivery
 from .options import ACK, REQUEUE, RabbitMQOptions
 from .parameters import parse, to_parameters

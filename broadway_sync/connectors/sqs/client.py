@@ -20,7 +20,7 @@ import uuid
 from typing import Any, Callable, Container, Dict, Iterable, List, Mapping, Optional
 
 from ...errors import ConfigurationError
-from ..common.client_library import import_codec_of_host_names
+from ...extras import import_codec_of_host_names
 from ..common.polling_client import Action, Delivery, PollingClient, Refusal
 from .deliveries import to_delivery
 from .errors import code_of, explain, is_denied, is_passing
