@@ -440,4 +440,3 @@ class Dispatcher:
                 except IndexError:  # a processor was faster
                     break
         return ready, [] if self.rate_limiter is None else self.rate_limiter.remove_all()
-
