@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from time import time_ns
 from types import TracebackType
-from typing import Any, Dict, Mapping, Optional, Tuple, Type
+from typing import Any, Dict, Mapping, Optional, Set, Tuple, Type
 
 from ...log import log_error, log_info, log_warning
 from ...masking import mask
@@ -40,7 +40,7 @@ class Reporter:
             "index": stage.index,
         }
         self._is_up = False
-        self._fault: Any = None  # what kept it from being up, last: its kind
+        self._faults: Set[Any] = set()  # the kinds of errors that were told since it was up
 
     def span(self, event: Event, **metadata: Any) -> ReportedSpan:
         """
@@ -65,23 +65,25 @@ class Reporter:
         """
         The broker answers: say so if it did not before.
         """
-        if self._fault is not None:
+        if self._faults:
             log_info("connected again", self._pipeline, self._name)
         if not self._is_up:
-            self._is_up, self._fault = True, None
+            self._is_up = True
+            self._faults.clear()
             self.execute(CONNECTION_UP, {"system_time": time_ns()})
 
     def down(self, error: BaseException, hint: str = "") -> None:
         """
-        The broker does not answer, or refuses: say so if it did before, or if this is another kind of error.
+        The broker does not answer, or refuses: say so, once for each kind of error until it is up again.
 
         Args:
             hint: What helps, or what happens next.
         """
         # pika has one class for all that a broker may say.
         fault = (type(error), getattr(error, "reply_code", None))
-        if self._fault != fault:
-            self._is_up, self._fault = False, fault
+        if fault not in self._faults:
+            self._is_up = False
+            self._faults.add(fault)
             self.execute(CONNECTION_DOWN, {"system_time": time_ns()}, reason=error)
             text = f"no connection: {describe(error)}" + (f"; {hint}" if hint else "")
             log_warning(text, self._pipeline, self._name)
