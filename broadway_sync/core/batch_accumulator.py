@@ -7,6 +7,7 @@ from __future__ import annotations
 import copy
 from collections import deque
 from itertools import islice
+from operator import length_hint
 from typing import TYPE_CHECKING, Any, Deque, Dict, Hashable, List, Optional, Sequence, Tuple, Union
 
 from ..errors import InvalidReturnError
@@ -15,6 +16,12 @@ if TYPE_CHECKING:
     from ..message import Message
 
 OPEN, DUE, CUT = "open", "due", "cut"
+
+# Of so few messages each is looked at by itself: to look first whether they are alike would take longer.
+FEW = 10
+
+BULK = "bulk"
+"""The batch mode, as the object that messages have unless somebody puts an equal one."""
 
 
 class Batch:
@@ -129,8 +136,11 @@ class BatchAccumulator:
         batches = self._open.get(partition)
         if batches is None:
             batches = self._open[partition] = {}
+        added = 0
+        if len(messages) > FEW and self._size and not self._due:
+            added = self._add_alike(messages, batches, partition, now)
         size, find = self._size, batches.get
-        for message in messages:
+        for message in messages[added:]:
             try:
                 mode = message.batch_mode
                 if mode != "bulk" and mode != "flush":
@@ -149,6 +159,27 @@ class BatchAccumulator:
             except BaseException as error:  # user code: __hash__, __eq__ of the key, the batch_size function
                 self.rejected.append((message, error))
                 self.rejections += 1
+
+    def _add_alike(
+        self, messages: Sequence[Message], batches: Dict[Hashable, Batch], partition: Optional[int], now: float
+    ) -> int:
+        """
+        Add messages from the first one on, as long as they have the very same key and are in bulk mode; return how
+        many. Where nobody puts keys that is all of them, in a third of the time.
+        """
+        size, count, added = self._size, _count_alike(messages), 0
+        try:
+            while added < count:
+                key = messages[0].batch_key
+                batch = batches.get(key) or self._find_or_open(key, partition, now)
+                end = min(added + size - len(batch.messages), count)
+                batch.messages += messages[added:end]
+                added = end
+                if len(batch.messages) >= size:
+                    self._cut(batch, "size")
+        except BaseException:  # user code: the key has begun to raise; each of its messages is rejected by itself
+            pass
+        return added
 
     def expire(self, now: float) -> None:
         """
@@ -257,3 +288,14 @@ class BatchAccumulator:
     def _hand_on(self, batch: Batch) -> None:
         self.waiting += len(batch.messages)
         self.ready.append(batch)
+
+
+def _count_alike(messages: Sequence[Message]) -> int:
+    """
+    Return how many of *messages*, from the first one on, have the very same key and are in bulk mode.
+    """
+    key, rest = messages[0].batch_key, iter(messages)
+    for message in rest:
+        if message.batch_key is not key or message.batch_mode is not BULK:
+            return len(messages) - length_hint(rest) - 1
+    return len(messages)

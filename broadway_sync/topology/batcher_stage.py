@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from queue import SimpleQueue
 from time import monotonic, time_ns
-from typing import Any, Iterable, List, Optional, Tuple
+from typing import Any, Callable, Iterable, List, Optional, Tuple
 
 from ..core.batch_accumulator import Batch, BatchAccumulator
 from ..core.batch_dispatcher import BatchDispatcher
@@ -32,12 +32,16 @@ class BatcherStage:
     Open batches, batches that wait for a batch processor, and the gate that stops processors when there are too many.
 
     Bounds, with K processors: batches that wait hold less than ``K * max_demand * concurrency`` messages when a
-    processor passes the gate (``K * max_demand`` when all batch processors are busy), and each processor adds one
+    processor takes a chunk (``K * max_demand`` when all batch processors are busy), and each processor adds one
     chunk at a time.
     Follows Broadway 1.3, ``batcher_stage.ex``.
     """
 
-    def __init__(self, key: str, name: str, settings: Settings) -> None:
+    def __init__(self, key: str, name: str, settings: Settings, on_room: Callable[[], None]) -> None:
+        """
+        Args:
+            on_room: Called when it is full no more.
+        """
         options = settings.options.batchers[key]
         self.key = key
         self.name = name
@@ -56,14 +60,15 @@ class BatcherStage:
         self._received = self._handed_out = 0  # messages, for statistics
         # Written by who runs _serial, read by all:
         self.is_full = False
-        """Whether processors must wait for room before they handle another chunk."""
+        """Whether processors must take no chunk."""
         self._deadline: Optional[float] = None  # when the batcher's thread has to look, None: it need not
         self._is_ended = False
 
         self._metadata = {**settings.metadata(name), "batcher_key": key}  # what is the same in all its events
         self._capacity = settings.options.processor.concurrency * options.max_demand
         self._most_pending = settings.options.processor.concurrency
-        self._room = WaitList()  # processors
+        self._on_room = on_room
+        self._turns = WaitList()  # processors whose steps somebody else has yet to run
         self._timer = WaitList()  # the batcher's thread
 
     @property
@@ -74,12 +79,6 @@ class BatcherStage:
         return self._partition_by is not None
 
     # Called by processors.
-
-    def wait_for_room(self) -> None:
-        """
-        Wait until the batch processors have caught up.
-        """
-        self._room.wait_for(lambda: not self.is_full)
 
     def split(self, messages: List[Message], failed: List[Message]) -> Iterable[Tuple[Optional[int], List[Message]]]:
         """
@@ -118,7 +117,7 @@ class BatcherStage:
         # Somebody else is running the steps and has not come to ours: do not run away from it.
         pending, most = self._serial.pending, self._most_pending
         if len(pending) > most:
-            self._room.wait_for(lambda: len(pending) <= most or self._is_ended)
+            self._turns.wait_for(lambda: len(pending) <= most or self._is_ended)
 
     # Called by batch processors, the batcher's thread and the supervisor.
 
@@ -203,8 +202,7 @@ class BatcherStage:
         """
         left = self._serial.inspect(self._claim_all, timeout=0.1)
         self._is_ended = True
-        self.is_full = False
-        self._room.wake_all()
+        self._turns.wake_all()
         self._timer.wake_all()
         for inbox in self.inboxes:
             inbox.put(None)
@@ -249,7 +247,7 @@ class BatcherStage:
         accumulator = self._accumulator
         accumulator.add(messages, partition, monotonic())
         self._received += len(messages)
-        if accumulator.waiting or self._deadline is None or self._room.parked:
+        if accumulator.waiting or self._deadline is None or self._turns.parked:
             self._hand_out()
 
     def _finish(self, index: int, batch: Batch) -> None:
@@ -300,9 +298,12 @@ class BatcherStage:
         # batch processor lets as much again wait, so that one slow key does not stop the others at once.
         capacity = self._capacity * (1 + self._dispatcher.idle_count)
         # The gate opens at half of where it closes, so that a stop of the processors is worth its thread switches.
-        self.is_full = waiting > capacity // 2 if self.is_full else waiting >= capacity
-        if not self.is_full and self._room.parked:
-            self._room.wake_all()
+        was_full = self.is_full
+        self.is_full = waiting > capacity // 2 if was_full else waiting >= capacity
+        if was_full and not self.is_full:
+            self._on_room()
+        if self._turns.parked:
+            self._turns.wake_all()
 
     def _end(self) -> None:
         self._is_closing = False

@@ -15,7 +15,7 @@ import random
 import threading
 from collections import deque
 from time import monotonic
-from typing import TYPE_CHECKING, Callable, Deque, List, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Callable, Deque, Iterable, List, Optional, Sequence, Tuple
 
 from ..core.demand import Demand
 from ..core.partitions import split
@@ -27,14 +27,17 @@ from ..runtime.wait_list import WaitList
 from .rate_limiter import RateLimiter
 
 if TYPE_CHECKING:
+    from .batcher_stage import BatcherStage
     from .processor_stage import ProcessorStage
 
 # Seconds between two looks of a sentinel: the longest that a chunk may wait when a handler is suddenly slow.
 TICK = 0.002
 # After how many ticks without anybody at work a sentinel resigns.
 QUIET_TICKS = 5
-# Seconds: when chunks are taken faster than this, waking another processor costs more than it brings.
+# Seconds for each chunk, or for each message of a large one: when chunks are taken faster than this, waking another
+# processor costs more than it brings.
 QUICK = 0.0001
+QUICK_MESSAGE = 0.000002
 # How many wake-ups in vain (each counts 2, one to some purpose takes 1 back) it takes to become one.
 IN_VAIN = 16
 
@@ -47,12 +50,13 @@ Placed = Tuple[int, List[Tuple["Channel", List[Chunk]]]]
 
 class Channel:
     """
-    Chunks that wait for a processor. Thread-safe, without a lock.
+    Chunks that wait for a processor, and for room in every batcher. Thread-safe, without a lock.
 
-    Whom to wake is a question of speed alone: whenever a chunk is there and a processor idle, one of these holds:
+    Whom to wake is a question of speed alone: whenever a chunk may be taken and a processor is idle, one of these
+    holds:
 
-    * *eager*: whoever puts a chunk, or takes one and sees another, wakes an idle processor. Right when handlers
-      wait for something. When they do not, the one that is awake has taken all chunks before the next one has
+    * *eager*: whoever puts a chunk, takes one and sees another, or makes room wakes an idle processor. Right when
+      handlers wait for something. When they do not, the one that is awake has taken all chunks before the next one has
       woken up, to nothing, and these thread switches cost more than the messages.
     * *lazy*: there is a sentinel, an idle processor that looks again every ``TICK`` seconds, and nobody else is woken
       while any processor is at work. If the sentinel finds a chunk, somebody was slow, and all are eager again. It is
@@ -67,25 +71,32 @@ class Channel:
         "_on_idle",
         "_processors",
         "_put",
+        "_quick",
         "_sentinel",
+        "batchers",
         "has_sentinel",
         "idle",
+        "is_abandoned",
         "is_closed",
         "ready",
     )
 
-    def __init__(self, processors: int, on_idle: Callable[[], None]) -> None:
+    def __init__(self, processors: int, on_idle: Callable[[], None], chunk_size: int = 1) -> None:
         """
         Args:
             processors: How many processors take from this channel.
             on_idle: Called on the thread of a processor that finds nothing to take, right before it waits.
+            chunk_size: The most messages that a chunk has.
         """
         self._processors = processors
+        self._quick = max(QUICK, chunk_size * QUICK_MESSAGE)
         self._on_idle = on_idle
         self.ready: Deque[Chunk] = deque()
+        self.batchers: Tuple[BatcherStage, ...] = ()
+        """While one of these is full no chunk is taken; set once, before any message comes."""
         self.idle = WaitList()
         self._sentinel = WaitList()
-        self.is_closed = False
+        self.is_closed = self.is_abandoned = False
         self.has_sentinel = False
         self._put = 0  # chunks so far
         # How often processors were lately woken in vain; several threads count without a lock, a rough figure will do.
@@ -107,28 +118,41 @@ class Channel:
 
     def wake(self) -> None:
         """
-        See to it that a processor takes what was added.
+        See to it that a processor takes what was added, or what there is room for now.
         """
         idle = self.idle.parked
-        if idle and (not self.has_sentinel or len(idle) >= self._processors - 1):
+        if idle and (not self.has_sentinel or len(idle) >= self._processors - 1) and self._may_take():
             self.idle.wake()
 
     def take(self) -> Optional[Chunk]:
         """
-        Wait for a chunk and return it; None when the channel is closed and empty.
+        Wait for a chunk and for room, and return the chunk; None when the channel is closed and empty, or abandoned.
         """
         ready = self.ready
-        while True:
-            try:
-                chunk = ready.popleft()
-            except IndexError:
-                if self.is_closed and not ready:
-                    return None
-                self._wait()
-                continue
-            if ready and self.idle.parked and not self.has_sentinel:
-                self.idle.wake()
-            return chunk
+        while not self.is_abandoned:
+            for batcher in self.batchers:
+                if batcher.is_full:
+                    break
+            else:
+                try:
+                    chunk = ready.popleft()
+                except IndexError:
+                    pass
+                else:
+                    if self.idle.parked:
+                        self._taken_beside_idle()
+                    return chunk
+            if self.is_closed and not ready:
+                return None
+            self._wait()
+        return None
+
+    def _taken_beside_idle(self) -> None:
+        if not self.ready:
+            if self.is_closed:  # whoever waits for room to take what has just been taken has nothing to wait for
+                self.idle.wake_all()
+        elif not self.has_sentinel:
+            self.idle.wake()
 
     def close(self) -> None:
         """
@@ -138,20 +162,35 @@ class Channel:
         self.idle.wake_all()
         self._sentinel.wake_all()
 
+    def abandon(self) -> None:
+        """
+        Nothing will be taken any more, whatever is there.
+        """
+        self.is_abandoned = True
+        self.close()
+
     def _taken(self) -> int:
         return self._put - len(self.ready)
 
+    def _may_take(self) -> bool:
+        if not self.ready:
+            return False
+        for batcher in self.batchers:
+            if batcher.is_full:
+                return False
+        return True
+
     def _has_news(self) -> bool:
-        return bool(self.ready) or self.is_closed
+        return self._may_take() or (self.is_closed and not self.ready) or self.is_abandoned
 
     def _wait(self) -> None:
         if not self.idle.park(self._has_news, before=self._on_idle):
             return
-        if self.ready:
+        if self._may_take():
             self._in_vain = max(0, self._in_vain - 1)
             return
         self._in_vain += 2
-        if self._in_vain >= IN_VAIN and not self.has_sentinel:
+        if self._in_vain >= IN_VAIN and not self.has_sentinel and self._processors > 1:
             self.has_sentinel = True
             try:
                 self._stand_sentinel()
@@ -165,10 +204,9 @@ class Channel:
             self._sentinel.park(lambda: self.is_closed, TICK)
             if self.is_closed:
                 return
-            if self.ready:
-                if monotonic() - since > (self._taken() - taken) * QUICK:
-                    self._in_vain = 0
-                    return
+            if self._may_take() and monotonic() - since > (self._taken() - taken) * self._quick:
+                self._in_vain = 0
+                return
             self._on_idle()  # while it stands here, nobody else asks the producers for more
             quiet_ticks = quiet_ticks + 1 if self._put == put else 0
 
@@ -327,7 +365,7 @@ class Dispatcher:
         self._concurrency = options.concurrency
         shared, own = (1, options.concurrency), (options.concurrency, 1)
         channels, processors = own if options.partition_by else shared
-        self.channels = [Channel(processors, self._wake_producers) for _ in range(channels)]
+        self.channels = [Channel(processors, self._wake_producers, self._chunk_size) for _ in range(channels)]
         capacity = options.concurrency * options.max_demand
         self.sources = [Source(self, capacity, options.concurrency) for _ in range(producers)]
         self.rate_limiter = rate_limiter
@@ -336,6 +374,20 @@ class Dispatcher:
         # Guards _open_sources. Innermost.
         self._lock = threading.Lock()
         self._open_sources = producers
+
+    def hold_while_full(self, batchers: Iterable[BatcherStage]) -> None:
+        """
+        Let no chunk be taken while any of *batchers* is full; :meth:`wake_processors` must follow when it has room.
+        """
+        for channel in self.channels:
+            channel.batchers = tuple(batchers)
+
+    def wake_processors(self) -> None:
+        """
+        There is room in a batcher: go on with what waits.
+        """
+        for channel in self.channels:
+            channel.wake()
 
     def channel_of(self, processor: int) -> Channel:
         """
@@ -420,6 +472,13 @@ class Dispatcher:
         """
         for channel in self.channels:
             channel.close()
+
+    def abandon(self) -> None:
+        """
+        Let processors that wait end, also those that wait for room.
+        """
+        for channel in self.channels:
+            channel.abandon()
 
     def has_messages(self) -> bool:
         """

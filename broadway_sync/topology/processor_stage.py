@@ -5,12 +5,13 @@ Processors: take a chunk, prepare and handle its messages, settle those that are
 from __future__ import annotations
 
 from contextvars import Context
+from operator import length_hint
 from time import monotonic
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from ..errors import InvalidReturnError, UnknownBatcherError
 from ..log import log_error
-from ..message import Message
+from ..message import DEFAULT, Message
 from ..statistics import StageStatistics
 from ..telemetry.events import MESSAGE, PROCESSOR
 from ..telemetry.registry import MessageSpans, Span, heard
@@ -46,6 +47,7 @@ class ProcessorStage:
         self._key = settings.options.processor_key
         self._channel = channel
         self._batchers = batchers
+        self._usual_batcher = next(iter(batchers), DEFAULT)  # the same object is quicker to know than an equal one
         only = next(iter(batchers.values())) if len(batchers) == 1 else None
         self._only_batcher = None if only is None or only.is_partitioned else only
         self.is_abandoned = False
@@ -68,7 +70,7 @@ class ProcessorStage:
         if self.chunk is not None:  # a thread died with it; this is the one that took its place
             log_lost(len(self.chunk[1]), self._settings.name, self.name)
             self._put_down(self.chunk, len(self.chunk[1]))
-        take, batchers = self._channel.take, tuple(self._batchers.values())
+        take = self._channel.take
         while True:
             chunk = take()
             if chunk is None:
@@ -79,9 +81,6 @@ class ProcessorStage:
             count = len(messages)
             if source.emitters.parked:
                 source.emitters.wake_all()
-            for batcher in batchers:
-                if batcher.is_full:
-                    batcher.wait_for_room()
             if self.is_abandoned:
                 return
             if heard and PROCESSOR in heard:
@@ -176,8 +175,9 @@ class ProcessorStage:
         """
         Settle messages that have failed before they came here.
         """
-        settle(self._settings, self.name, [], messages)
-        return [], messages
+        failed = list(messages)  # the messages of the chunk are taken away if this thread is given up
+        settle(self._settings, self.name, [], failed)
+        return [], failed
 
     def _prepare(self, messages: List[Message]) -> Outcome:
         """
@@ -218,39 +218,61 @@ class ProcessorStage:
         successful: List[Message] = []
         failed: List[Message] = []
         rest = iter(messages)
-        is_through = False
-        while not is_through:
+        count: Optional[int] = 0
+        while count is not None:
             if self._variables:
                 self._variables = Context()
-            is_through = self._variables.run(self._handle_rest, rest, successful, failed)
+            count = self._variables.run(self._handle_rest, messages, rest, count, successful, failed)
         return successful, failed
 
-    def _handle_rest(self, rest: Iterator[Message], successful: List[Message], failed: List[Message]) -> bool:
+    def _handle_rest(
+        self,
+        messages: List[Message],
+        rest: Iterator[Message],
+        count: int,
+        successful: List[Message],
+        failed: List[Message],
+    ) -> Optional[int]:
         """
-        Call ``handle_message`` until the messages are through, or one call has set a context variable.
+        Call ``handle_message`` for the *rest* of *messages*, of which *count* are through, until one call has set a
+        context variable; return how many are through then, None for all.
 
-        The hot loop of the library.
+        The hot loop of the library: what went well is not even noted, but added when something else happens or at the
+        end, all at once. That takes a quarter off the loop.
         """
         handle, key, context = self._settings.handle_message, self._key, self._settings.context
-        batchers, variables = self._batchers, self._variables
+        batchers, variables, usual = self._batchers, self._variables, self._usual_batcher
         for message in rest:
             data, batcher, batch_key = message.data, message.batcher, message.batch_key
             try:
                 result = handle(key, message, context)
-                if result is not message:
-                    self._check_returned(result)
-                if result.status != "ok":
-                    failed.append(result)
-                elif batchers and result.batcher not in batchers:
-                    raise self._unknown_batcher(result.batcher)
-                else:
-                    successful.append(result)
+                if (
+                    result is message
+                    and result.status == "ok"
+                    and (result.batcher is usual or not batchers or result.batcher in batchers)
+                    and not variables
+                ):
+                    continue
+                self._check(result, message)
             except BaseException as error:  # user code: this message fails
                 message.data, message.batcher, message.batch_key = data, batcher, batch_key
-                failed.append(self._crash(message, error))
+                result = self._crash(message, error)
+            plain, count = count, len(messages) - length_hint(rest)
+            successful += messages[plain : count - 1]
+            (successful if result.status == "ok" else failed).append(result)
             if variables:
-                return False
-        return True
+                return count
+        successful += messages[count:] if count else messages
+        return None
+
+    def _check(self, result: Any, message: Message) -> None:
+        """
+        Raise unless *result* is what ``handle_message`` may return for *message*.
+        """
+        if result is not message:
+            self._check_returned(result)
+        if self._batchers and result.status == "ok" and result.batcher not in self._batchers:
+            raise self._unknown_batcher(result.batcher)
 
     def _check_returned(self, returned: Any) -> None:
         """
@@ -335,10 +357,7 @@ class ProcessorStage:
                 self._variables = Context()
             try:
                 result = self._variables.run(handle, key, message, context)
-                if result is not message:
-                    self._check_returned(result)
-                if self._batchers and result.status == "ok" and result.batcher not in self._batchers:
-                    raise self._unknown_batcher(result.batcher)
+                self._check(result, message)
             except BaseException as error:  # user code: this message fails
                 message.data, message.batcher, message.batch_key = data, batcher, batch_key
                 result = self._crash(message, error)

@@ -110,7 +110,11 @@ class Topology:
         self.dispatcher = Dispatcher(
             settings.options.processor, settings.options.producer.concurrency, limiter, settings.name
         )
-        self._batchers = {key: BatcherStage(key, names.batcher(key), settings) for key in settings.options.batchers}
+        self._batchers = {
+            key: BatcherStage(key, names.batcher(key), settings, self.dispatcher.wake_processors)
+            for key in settings.options.batchers
+        }
+        self.dispatcher.hold_while_full(self._batchers.values())
         self._batch_processors = [
             stage for batcher in self._batchers.values() for stage in self._build_batch_processors(batcher)
         ]
@@ -259,7 +263,7 @@ class Topology:
         Give up on these stages and unpark their threads; return how many messages were left unacknowledged.
         """
         left: int = sum(stage.abandon() for stage in stages)
-        self.dispatcher.close()
+        self.dispatcher.abandon()
         self.drained.open()
         self.abandoned.open()
         return left

@@ -421,7 +421,9 @@ def test_processors_that_wait_for_room_are_not_busy(
     )
 
     def is_waiting() -> bool:
-        return all(stage.in_hand for stage in pipeline.statistics().stages if stage.kind == "processor")
+        stages = pipeline.statistics().stages
+        waiting = any(stage.waiting for stage in stages if stage.kind == "producer")
+        return waiting and not any(stage.in_hand for stage in stages if stage.kind == "processor")
 
     def shares() -> dict[str, float]:
         return {labels[1]: value for metric, labels, value in sums._gauges.sample() if metric is metrics.BUSY_SHARE}

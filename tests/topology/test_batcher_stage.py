@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from typing import Any, List, Optional
+from typing import Any, Callable, List, Optional
 
 import pytest
 
@@ -20,13 +20,15 @@ from ..helpers import BOUND, NEVER, Call, Gate, RecordingAcknowledger, eventuall
 from .support import data, make_settings, messages
 
 
-def make_batcher(handler: Any = None, processors: int = 1, **options: Any) -> BatcherStage:
+def make_batcher(
+    handler: Any = None, processors: int = 1, on_room: Callable[[], None] = lambda: None, **options: Any
+) -> BatcherStage:
     """
     Return a batcher with batches of two, one batch processor, and no timeout.
     """
     options = {"batch_size": 2, "batch_timeout": NEVER, **options}
     settings = make_settings(handler, processors={"p": {"concurrency": processors}}, batchers={"b": options})
-    return BatcherStage("b", "the batcher", settings)
+    return BatcherStage("b", "the batcher", settings, on_room)
 
 
 def take(batcher: BatcherStage, index: int = 0) -> Optional[Batch]:
@@ -131,20 +133,19 @@ class TestGate:
             seen.append((batcher._accumulator.waiting, batcher.is_full))
         assert seen == [(6, True), (4, False), (2, False), (0, False)]
 
-    def test_processors_wait_before_it(self, acks: RecordingAcknowledger) -> None:
+    def test_it_says_when_it_opens(self, acks: RecordingAcknowledger) -> None:
         """
-        All of them go on when it opens.
+        Once, and when it is open already.
         """
-        batcher = make_batcher(max_demand=2)
+        seen: List[bool] = []
+        batcher = make_batcher(max_demand=2, on_room=lambda: seen.append(batcher.is_full))
         batcher.add(messages(acks, 6), None)
         running = taken(batcher)
-        assert batcher.is_full
-        calls = [Call(batcher.wait_for_room) for _ in range(3)]
-        eventually(lambda: len(batcher._room.parked) == 3, "the processors wait")
+        assert (batcher.is_full, seen) == (True, [])
         batcher.finished(0, running)
         batcher.finished(0, taken(batcher))
-        for call in calls:
-            call.result()
+        batcher.finished(0, taken(batcher))
+        assert seen == [False]
 
     def test_batch_processors_that_are_idle_let_more_wait(self, acks: RecordingAcknowledger) -> None:
         """
@@ -213,7 +214,7 @@ class TestSlowStep:
         for _ in range(most):
             batcher.add(messages(acks, 1), None)
         waiting = Call(batcher.add, messages(acks, 1), None)
-        eventually(lambda: batcher._room.parked, "the processor waits")
+        eventually(lambda: batcher._turns.parked, "the processor waits")
         assert (len(batcher._serial.pending), waiting.is_done()) == (most + 1, False)
         gate.open()
         slow.result()
@@ -252,7 +253,7 @@ class TestSlowStep:
         gate.arrived()
         batcher.add(messages(acks, 1), None)
         waiting = Call(batcher.add, messages(acks, 4)[2:], None)
-        eventually(lambda: batcher._room.parked, "the processor waits")
+        eventually(lambda: batcher._turns.parked, "the processor waits")
         assert batcher.abandon() == 1 + 1 + 2
         waiting.result()
         gate.open()

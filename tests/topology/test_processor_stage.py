@@ -27,8 +27,11 @@ class Scene:
         processor = ProcessorOptions(concurrency=1, **{"max_demand": 2, "min_demand": 0, **options})
         each = {"batch_size": 2, "batch_timeout": NEVER, "max_demand": 2}
         settings = make_settings(handler, processors={"p": processor}, batchers=dict.fromkeys(batchers, each))
-        self.batchers: Dict[str, BatcherStage] = {key: BatcherStage(key, key, settings) for key in batchers}
         self.dispatcher = Dispatcher(processor, 1, None, "a pipeline")
+        self.batchers: Dict[str, BatcherStage] = {
+            key: BatcherStage(key, key, settings, self.dispatcher.wake_processors) for key in batchers
+        }
+        self.dispatcher.hold_while_full(self.batchers.values())
         (self.source,) = self.dispatcher.sources
         self.stage = ProcessorStage(0, "the processor", settings, self.dispatcher.channel_of(0), self.batchers)
         self.dispatcher.processors = [self.stage]
@@ -122,7 +125,7 @@ def test_who_waits_for_room_to_emit_learns_of_each_chunk(gate: Gate, acks: Recor
     call.result()
 
 
-def test_it_waits_for_room_in_every_batcher_before_it_handles(acks: RecordingAcknowledger) -> None:
+def test_it_waits_for_room_in_every_batcher_before_it_takes_a_chunk(acks: RecordingAcknowledger) -> None:
     """
     Whichever batcher the messages will go to is not known before; then it goes on.
     """
@@ -133,8 +136,8 @@ def test_it_waits_for_room_in_every_batcher_before_it_handles(acks: RecordingAck
     members = messages(acks, 2, batcher="a")
     scene.source.offer(members)
     call = Call(scene.stage.run)
-    eventually(lambda: full._room.parked, "the processor waits")
-    assert scene.batchers["a"].inboxes[0].empty()
+    eventually(lambda: scene.dispatcher.channels[0].idle.parked, "the processor waits")
+    assert scene.source.in_hand() == 0
     running = full.inboxes[0].get_nowait()
     assert running is not None
     full.finished(0, running)
@@ -162,16 +165,54 @@ def test_given_up_in_a_callback_it_acknowledges_nothing(gate: Gate, acks: Record
 
 def test_given_up_before_the_gate_of_a_batcher_it_ends(acks: RecordingAcknowledger) -> None:
     """
-    When the batcher is given up too; nothing is handled.
+    And takes nothing, also when there is room again.
     """
     scene = Scene(batchers=("a",))
     scene.batchers["a"].add(messages(acks, 4), None)
     scene.source.offer(messages(acks, 2))
     call = Call(scene.stage.run)
-    eventually(lambda: scene.batchers["a"]._room.parked, "the processor waits")
-    assert scene.stage.abandon() == 2
+    eventually(lambda: scene.dispatcher.channels[0].idle.parked, "the processor waits")
+    assert scene.stage.abandon() == 0
     scene.batchers["a"].abandon()
+    scene.dispatcher.abandon()
     call.result()
+    assert data(scene.dispatcher.remove_all()[0]) == [0, 1]
+
+
+def test_all_processors_that_wait_for_room_end_when_one_has_taken_the_last_chunk(acks: RecordingAcknowledger) -> None:
+    """
+    The channel was closed while they waited: nobody puts anything that would wake them.
+    """
+    scene = Scene(batchers=("a",))
+    channel, batcher = scene.dispatcher.channels[0], scene.batchers["a"]
+    batcher.add(messages(acks, 4), None)
+    scene.source.offer(messages(acks, 2))
+    scene.source.close()
+    calls = [Call(channel.take) for _ in range(3)]
+    eventually(lambda: len(channel.idle.parked) == 3, "all processors wait")
+    running = batcher.inboxes[0].get_nowait()
+    assert running is not None
+    batcher.finished(0, running)
+    taken = [call.result() for call in calls]
+    assert sorted(chunk is None for chunk in taken) == [False, True, True]
+
+
+def test_no_processor_is_woken_for_a_chunk_for_which_there_is_no_room(acks: RecordingAcknowledger) -> None:
+    """
+    It would find the gate shut and wait again.
+    """
+    scene = Scene(batchers=("a",))
+    channel, batcher = scene.dispatcher.channels[0], scene.batchers["a"]
+    call = Call(channel.take)
+    eventually(lambda: channel.idle.parked, "the processor waits")
+    (ticket,) = channel.idle.parked
+    batcher.add(messages(acks, 4), None)
+    scene.source.offer(messages(acks, 2))
+    assert list(channel.idle.parked) == [ticket]
+    running = batcher.inboxes[0].get_nowait()
+    assert running is not None
+    batcher.finished(0, running)
+    assert call.result() is not None
 
 
 def test_who_takes_the_place_of_a_thread_that_died_writes_off_its_chunk(

@@ -65,7 +65,7 @@ def make_batcher() -> BatcherStage:
     """
     Return a batcher.
     """
-    return BatcherStage("b", "the batcher", make_settings(batchers={"b": {}}))
+    return BatcherStage("b", "the batcher", make_settings(batchers={"b": {}}), lambda: None)
 
 
 def test_a_processor(
