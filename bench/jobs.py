@@ -16,9 +16,9 @@ from typing import Any, Callable, Dict, List, Optional
 
 from broadway_sync import DummyProducer, Pipeline, telemetry
 
-from . import handlers, source
+from . import floor, handlers, source
 from .limit import Limit
-from .meter import Meter, memory, switches
+from .meter import Meter, memory, percentiles, switches
 from .settings import Settings
 
 Figures = Dict[str, Any]
@@ -48,15 +48,7 @@ def limit(settings: Settings) -> Figures:
     The yardstick: the same work on one thread.
     """
     acknowledger = source.CountingAcknowledger(settings.messages)
-    loop = Limit(
-        handlers.HANDLERS[settings.handler](),
-        settings.context,
-        chunk=settings.chunk,
-        batch_size=settings.batch_size or None,
-        batch_timeout=settings.batch_timeout,
-        partition_by=handlers.partition_by if settings.partition else None,
-        partitions=settings.concurrency,
-    )
+    loop = Limit.of(settings)
     meter = Meter()
     meter.start()
     loop.run(settings.messages, (acknowledger, "bench", None))
@@ -186,8 +178,7 @@ def latency(settings: Settings) -> Figures:
                 times.append((time.perf_counter() - started_at) * 1e6)
             if [message.data for message in successful] != [number] or failed:
                 raise source.LostMessagesError(f"test message {number} came back as {successful}, {failed}")
-    times.sort()
-    return {"messages": len(times), **{f"p{at}_us": times[len(times) * at // 100] for at in (50, 90, 99)}}
+    return percentiles(times)
 
 
 def rate(settings: Settings) -> Figures:
@@ -279,5 +270,9 @@ def start_stop(settings: Settings) -> Figures:
 
 
 JOBS: Dict[str, Callable[[Settings], Figures]] = {
-    job.__name__: job for job in (limit, pipeline, soak, latency, rate, idle, start_stop)
-}
+    job.__name__: job
+    for job in (
+        limit, pipeline, soak, latency, rate, idle, start_stop,
+        floor.hand_over, floor.bare_threads, floor.round_trip,
+    )
+}  # fmt: skip

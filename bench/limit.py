@@ -16,6 +16,9 @@ from typing import Any, Callable, Deque, Dict, Hashable, List, Optional, Sequenc
 
 from broadway_sync import BatchInfo, Message
 
+from . import handlers
+from .settings import Settings
+
 Partition = Callable[[Message], int]
 Outcome = Tuple[List[Message], List[Message]]
 
@@ -54,6 +57,21 @@ class Limit:
         if batch_size is not None:
             self.batches = [Batches(batch_size, batch_timeout, number, self.deliver) for number in numbers]
 
+    @classmethod
+    def of(cls, settings: Settings) -> Limit:
+        """
+        Return the loop that does the work of the pipeline which *settings* describe.
+        """
+        return cls(
+            handlers.HANDLERS[settings.handler](),
+            settings.context,
+            chunk=settings.chunk,
+            batch_size=settings.batch_size or None,
+            batch_timeout=settings.batch_timeout,
+            partition_by=handlers.partition_by if settings.partition else None,
+            partitions=settings.concurrency,
+        )
+
     def run(self, messages: int, acknowledger: Tuple[Any, Any, Any]) -> None:
         """
         Build, handle, batch and acknowledge the messages 0 to *messages* - 1.
@@ -62,6 +80,12 @@ class Limit:
         for first in range(0, messages, self.chunk):
             numbers = range(first, min(first + self.chunk, messages))
             step([Message(number, acknowledger) for number in numbers])
+        self.flush()
+
+    def flush(self) -> None:
+        """
+        Deliver what is in open batches.
+        """
         for batches in self.batches:
             batches.flush()
 

@@ -16,6 +16,7 @@ HEADINGS = [
 
 _SHOWN: Dict[str, Callable[[Dict[str, Any]], str]] = {
     "latency": lambda m: "p50 {p50_us:.0f} us, p90 {p90_us:.0f} us, p99 {p99_us:.0f} us".format(**m),
+    "round_trip": lambda m: "p50 {p50_us:.0f} us, p90 {p90_us:.0f} us, p99 {p99_us:.0f} us".format(**m),
     "rate": lambda m: "{share_of_ideal:.4f} of ideal, at most {most_in_a_window} a window".format(**m),
     "idle": lambda m: "{threads} threads: {cpu_percent:.3f}% CPU, {wake_ups} wake-ups/s".format(**m),
     "start_stop": lambda m: "{threads} threads: {milliseconds:.1f} ms, worst {worst_milliseconds:.1f}".format(**m),

@@ -122,6 +122,7 @@ BATCH = Settings(concurrency=4, batch_size=100, batch_concurrency=2)
 TUNED = attrs.evolve(BATCH, max_demand=1000)
 PARTITION = attrs.evolve(BATCH, partition=1, batch_concurrency=4)
 IO = Settings(messages=20_000, concurrency=100, batch_size=0, sleep=0.005)
+CPU = attrs.evolve(PROC, messages=50_000, sha=1)
 LATENCY = Settings(messages=2_000, concurrency=2, batch_concurrency=1)
 THREADS_200 = Settings(concurrency=150, batch_concurrency=48)  # with the producer's and the batcher's thread
 
@@ -143,6 +144,14 @@ def _keys(keys: int, max_demand: int) -> Case:
     return _limited("batch_keys", attrs.evolve(BATCH, keys=keys, max_demand=max_demand), "keys max_demand")
 
 
+def _floor(settings: Settings, varies: str, job: str) -> Case:
+    """
+    Return what *settings* allow at best with bare threads, beside the bare loop.
+    """
+    case = _limited("floor", settings, varies, job=job)
+    return attrs.evolve(case, title=f"floor: {job}")
+
+
 CASES: Tuple[Case, ...] = (
     _limited("proc", PROC, "concurrency max_demand"),
     _limited("proc", attrs.evolve(PROC, concurrency=10), "concurrency max_demand"),
@@ -158,7 +167,13 @@ CASES: Tuple[Case, ...] = (
     _limited("partition", attrs.evolve(PARTITION, max_demand=1000), "max_demand"),
     _case("io", "pipeline", attrs.evolve(IO, max_demand=1), "max_demand"),
     _case("io", "pipeline", IO, "max_demand"),
-    _limited("cpu", attrs.evolve(PROC, messages=50_000, sha=1), "concurrency"),
+    _limited("cpu", CPU, "concurrency"),
+    _floor(PROC, "concurrency max_demand", "hand_over"),
+    _floor(BATCH, "concurrency max_demand", "hand_over"),
+    _floor(attrs.evolve(BATCH, max_demand=100), "concurrency max_demand", "hand_over"),
+    _floor(TUNED, "concurrency max_demand", "hand_over"),
+    _floor(CPU, "concurrency", "bare_threads"),
+    _case("floor", "round_trip", Settings(messages=20_000), title="floor: round_trip"),
     _case("latency", "latency", attrs.evolve(LATENCY, batch_size=0), "batch_size"),
     _case("latency", "latency", LATENCY, "batch_size"),
     _case("rate", "rate", Settings(messages=50_000), "allowed_messages interval"),
