@@ -204,11 +204,20 @@ class Channel:
             self._sentinel.park(lambda: self.is_closed, TICK)
             if self.is_closed:
                 return
-            if self._may_take() and monotonic() - since > (self._taken() - taken) * self._quick:
+            if self._may_take() and self._are_slow(monotonic() - since, self._taken() - taken):
                 self._in_vain = 0
                 return
             self._on_idle()  # while it stands here, nobody else asks the producers for more
             quiet_ticks = quiet_ticks + 1 if self._put == put else 0
+
+    def _are_slow(self, seconds: float, taken: int) -> bool:
+        """
+        Whether the processors at work, who took so many chunks in that time, should be helped by others.
+
+        Many who wait for something take many chunks together: it counts how long each of them had one.
+        """
+        at_work = max(1, self._processors - 1 - len(self.idle.parked))
+        return seconds * at_work > taken * self._quick
 
 
 class Source:

@@ -166,6 +166,15 @@ class TestSentinel:
         channel.close()
         assert call.result() is None
 
+    def test_many_slow_processors_are_not_taken_for_a_quick_one(self) -> None:
+        """
+        A hundred of them who wait 5 ms each take 40 chunks in 2 ms; so does one who waits for nothing.
+        """
+        channel = Channel(101, lambda: None)
+        assert channel._are_slow(0.002, 40)
+        channel.idle.parked.extend(threading.Lock() for _ in range(99))
+        assert not channel._are_slow(0.002, 40)
+
     def test_it_resigns_when_all_processors_are_idle(self) -> None:
         """
         An idle pipeline does not tick; from then on who puts a chunk wakes somebody.
