@@ -4,21 +4,19 @@ The pipeline: what users make, start, ask and stop.
 
 from __future__ import annotations
 
-import inspect
 import os
 import threading
 from contextlib import suppress
 from time import time_ns
-from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Tuple, Type
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional
 
 import attrs
 
-from . import environment, registry
+from . import environment, producer_module, registry
 from .acknowledger import CallerAcknowledger
 from .around import Hook, to_hooks
 from .errors import (
     AlreadyStartedError,
-    ConfigurationError,
     DrainTimeoutError,
     NotRunningError,
     RateLimitingNotEnabledError,
@@ -27,9 +25,8 @@ from .handler import resolve_handler
 from .health import Health, assess
 from .log import log_error, safe_repr
 from .message import Message
-from .options import PipelineOptions, build_options, check_rate_limiting, inherit
-from .producer import Producer
-from .rules import check_names, is_seconds
+from .options import PipelineOptions, build_options, check_rate_limiting
+from .rules import is_seconds
 from .runtime.stage_thread import current_owner
 from .statistics import Statistics
 from .telemetry import execute
@@ -100,7 +97,7 @@ class Pipeline:
             around=around,
         )
         self._handler = resolve_handler(handler, with_batchers=bool(options.batchers))
-        self._options = _validate_producer(options)
+        self._options = producer_module.validate(options)
         # Serializes start(). Outermost: held while prepare_for_start runs and the children and stages are started;
         # reentrant, so that a start() from there gets its error.
         self._lock = threading.RLock()
@@ -182,7 +179,7 @@ class Pipeline:
         return self
 
     def _prepare_run(self) -> Run:
-        children, options = _prepare_for_start(self._handler, self._options)
+        children, options = producer_module.prepare_for_start(self._handler, self._options)
         resolve_handler(self._handler, with_batchers=bool(options.batchers))
         settings = Settings(options, self._handler)
         execute(TOPOLOGY_INIT, {"system_time": time_ns()}, {"config": settings.masked_options, "name": self.name})
@@ -473,60 +470,3 @@ class Pipeline:
         if not is_seconds(timeout) or timeout < 0:
             raise ValueError(f"timeout must be a number of seconds >= 0, got: {timeout!r}")
         return timeout
-
-
-def _validate_producer(options: PipelineOptions) -> PipelineOptions:
-    """
-    Let the producer's class check its options.
-    """
-    module = options.producer.module
-    if not isinstance(module, tuple):
-        return options
-    cls, given = module
-    if not issubclass(cls, Producer):
-        raise ConfigurationError(f"producer.module: expected a subclass of broadway_sync.Producer, got: {cls!r}")
-    if cls.max_concurrency is not None and options.producer.concurrency > cls.max_concurrency:
-        rule = f"expected at most {cls.max_concurrency} for {cls.__name__}"
-        raise ConfigurationError(f"producer.concurrency: {rule}, got: {options.producer.concurrency}")
-    checked = cls.validate_options(given)
-    if not isinstance(checked, Mapping):
-        rule = f"{cls.__name__}.validate_options must return the options, a mapping"
-        raise ConfigurationError(f"producer.module: {rule}, got: {safe_repr(checked)}")
-    _check_arguments(cls, checked)
-    return attrs.evolve(options, producer=attrs.evolve(options.producer, module=(cls, checked)))
-
-
-def _check_arguments(cls: Type[Producer], given: Mapping[Any, Any]) -> None:
-    """
-    Raise ConfigurationError if *cls* cannot be made with these options, as far as its signature tells.
-    """
-    if cls.prepare_for_start.__func__ is not Producer.prepare_for_start.__func__:  # type: ignore[attr-defined]
-        return  # the options to use come from there
-    try:
-        parameters = inspect.signature(cls, follow_wrapped=False).parameters.values()
-    except (TypeError, ValueError):  # nothing that can be looked at
-        return
-    named = [each for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]
-    if not any(each.kind is each.VAR_KEYWORD for each in parameters):
-        check_names(given, [each.name for each in named], "producer.module")
-    for each in named:
-        if each.default is each.empty and each.name not in given:
-            raise ConfigurationError(f"producer.module.{each.name}: required by {cls.__name__}")
-
-
-def _prepare_for_start(handler: Any, options: PipelineOptions) -> Tuple[List[Any], PipelineOptions]:
-    """
-    Call the producer's ``prepare_for_start``, if it has one, and check what it returns.
-    """
-    module = options.producer.module
-    prepare = getattr(module[0] if isinstance(module, tuple) else module, "prepare_for_start", None)
-    if prepare is None:
-        return [], options
-    returned = prepare(handler, options)
-    if isinstance(returned, tuple) and len(returned) == 2 and isinstance(returned[1], PipelineOptions):
-        if returned[1].name == options.name:
-            return list(returned[0]), inherit(returned[1])
-        raise ConfigurationError(f"name: prepare_for_start must not change it, got: {returned[1].name!r}")
-    raise ConfigurationError(
-        f"producer.module: prepare_for_start must return (children, PipelineOptions), got: {safe_repr(returned)}"
-    )
