@@ -36,8 +36,9 @@ RESUMES = 3
 # Seconds that a thread may take from its last statement to its end: a bound for machines that hardly move.
 LAST_STEPS = 1.0
 
-# Seconds in which threads that are given up, and had nothing in hand, show that they do not hang.
-MOMENT = 0.1
+# Seconds in which threads that are given up, and had nothing in hand, show that they do not hang. Waited out only by
+# those that do, where no frame of Python shows it; enough for a machine that is busy.
+MOMENT = 1.0
 
 
 class Drain:
@@ -260,8 +261,10 @@ class ThreadSupervisor:
         if self._drain is not None and self._drain.reason != RESTART:
             self._left_behind += self._owner.leave_behind()
         self._left_behind += self._generation.abandon(stages)
-        if hung or self._left_behind or not have_ended(threads, within=MOMENT):
+        if hung or self._left_behind:
             self._hung.update(stacks)
+        elif not have_ended(threads, within=MOMENT):
+            self._hung.update((thread.name, stacks[thread.name]) for thread in threads if thread.is_alive())
 
     def _go_on(self) -> bool:
         """
