@@ -199,8 +199,9 @@ def numbers():
     while True:
         yield Message(n, (Acknowledger(), "ref", None))
         n += 1
-make({"module": (IterableProducer, {"iterable": numbers()})}).start()
-time.sleep(0.1)
+p = make({"module": (IterableProducer, {"iterable": numbers()})}).start()
+while not p.statistics().handled:
+    time.sleep(0.01)
 """
     done = run(source)
     assert (done.returncode, done.stderr) == (0, "")

@@ -29,6 +29,7 @@ from tests.helpers import (
     BOUND,
     NEVER,
     QUIET,
+    SCALE,
     Call,
     Feed,
     FeedProducer,
@@ -394,7 +395,7 @@ def test_init_that_never_returns(make_pipeline: Any, acks: Any, gate: Any) -> No
     A stop waits for ``init`` no longer than ``shutdown``, and what the pipeline was given is acknowledged.
     """
     pipeline = make_pipeline(
-        producer={"module": lambda: Scripted(init=lambda producer: gate.wait())}, shutdown=0.2
+        producer={"module": lambda: Scripted(init=lambda producer: gate.wait())}, shutdown=1.0 * SCALE
     ).start()
     gate.arrived()
     pipeline.push_messages(acks.messages(range(3)))

@@ -34,6 +34,7 @@ from broadway_sync.topology.run import Run
 from tests.helpers import (
     BOUND,
     NEVER,
+    SCALE,
     Batches,
     Call,
     Feed,
@@ -503,7 +504,7 @@ def test_interrupted_stop(make_pipeline: Any, gate: Any, acks: Any) -> None:
     """
     After a ``stop()`` that Ctrl-C interrupted the next one says what was left behind, and those after it are quiet.
     """
-    pipeline = make_pipeline(hang(gate), shutdown=0.3).start()
+    pipeline = make_pipeline(hang(gate), shutdown=1.5 * SCALE).start()
     pipeline.push_messages(acks.messages([0]))
     gate.arrived()
 
