@@ -238,6 +238,7 @@ def test_second_signal_while_a_start_hangs(make_pipeline: Make, acks: RecordingA
     def signal_twice() -> None:
         is_starting.wait(BOUND)
         os.kill(os.getpid(), signal.SIGTERM)
+        eventually(lambda: other.state != "running", "the first one is handled")
         wait_for_echo()
         os.kill(os.getpid(), signal.SIGTERM)
 
@@ -343,6 +344,8 @@ from broadway_sync import DrainTimeoutError, IterableProducer, Message, NoopAckn
 
 class Handler:
     def handle_message(self, processor, message, context):
+        while message.data and pipeline.state != "draining":
+            time.sleep(0.01)
         time.sleep(message.data)  # the second one is no echo of the first
         os.kill(os.getpid(), signal.SIGTERM)
         threading.Event().wait()
