@@ -4,6 +4,7 @@ Consumer processes: their output can be awaited line by line, they can be killed
 
 from __future__ import annotations
 
+import os
 import queue
 import re
 import signal
@@ -72,8 +73,9 @@ class Spawned:
         """
         What it has written to its standard error.
         """
-        self._errors.seek(0)
-        return self._errors.read().decode("utf-8", "replace")
+        # Not by seek(): the process has the same position, and would go on writing where this one stands.
+        number = self._errors.fileno()
+        return os.pread(number, os.fstat(number).st_size, 0).decode("utf-8", "replace")
 
     def line(self, timeout: float = BOUND) -> str:
         """
