@@ -8,12 +8,14 @@ import runpy
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.helpers import BOUND, Call, eventually, python_env
 from tests.integrations.django import support
+from tests.integrations.web.support import booted, talking
 
 import shop.views  # isort: skip
 from django.db import transaction  # isort: skip
@@ -186,7 +188,7 @@ def test_migrations_are_up_to_date(database: Any) -> None:
     call_command("makemigrations", "--check", "--dry-run", verbosity=0)
 
 
-def test_server_of_pages_stores_activities(database: Any, spawn: Any) -> None:
+def test_server_of_pages_stores_activities(database: Any, spawn: Any, tmp_path: Path) -> None:
     """
     gunicorn with the file of the how-to: the pipeline starts in each worker, and drains when that ends.
     """
@@ -197,7 +199,8 @@ def test_server_of_pages_stores_activities(database: Any, spawn: Any) -> None:
     from tests.brokers.ports import HOST, Port
 
     port = Port()
-    options = ["--config", str(support.PROJECT / "gunicorn.conf.py"), "--bind", f"{HOST}:{port.number}"]
+    config = talking(support.PROJECT / "gunicorn.conf.py", tmp_path / "gunicorn.conf.py")
+    options = ["--config", str(config), "--bind", f"{HOST}:{port.number}"]
     process = spawn("gunicorn", *options, "--chdir", str(support.PROJECT), "config.wsgi", env=database.env)
     body = urllib.parse.urlencode({"email": "a@example.com", "amount": "500"})
     headers = {"Content-Type": "application/x-www-form-urlencoded"}
@@ -215,6 +218,8 @@ def test_server_of_pages_stores_activities(database: Any, spawn: Any) -> None:
     try:
         assert eventually(post, "gunicorn answers", timeout=3 * BOUND) == 201
         assert [post() for _ in range(9)] == [201] * 9
+        # gunicorn tells each worker only once to end, and one that has not booted passes it by.
+        eventually(lambda: len(booted(process.errors)) == 2, "both workers have booted", timeout=3 * BOUND)
         process.terminate()
         assert process.wait() == 0, process.errors
     finally:

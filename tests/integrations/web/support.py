@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import importlib.util
+import re
 import shutil
 import signal
 import sqlite3
@@ -249,6 +250,34 @@ def requests(server: Server, count: int = 4) -> Iterator[Clients]:
         yield clients
     finally:
         clients.stop()
+
+
+# A configuration of gunicorn whose workers say when they have booted.
+TALKING = """
+with open({path!r}) as _file:
+    exec(_file.read())
+
+_post_worker_init = globals().get("post_worker_init", lambda worker: None)
+
+def post_worker_init(worker):
+    _post_worker_init(worker)
+    worker.log.info("worker %d has booted", worker.pid)
+"""
+
+
+def talking(path: Path, target: Path) -> Path:
+    """
+    Write to *target* the configuration of gunicorn in *path*, with workers that say when they have booted; return it.
+    """
+    target.write_text(TALKING.format(path=str(path)), encoding="utf-8")
+    return target
+
+
+def booted(log: str) -> Set[int]:
+    """
+    Return the ids of the workers that have booted, by gunicorn's log.
+    """
+    return set(map(int, re.findall(r"worker (\d+) has booted", log)))
 
 
 def python_command(*arguments: Any) -> List[str]:

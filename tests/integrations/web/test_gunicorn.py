@@ -12,7 +12,7 @@ from typing import Any, Callable, Iterator, List
 import pytest
 
 from tests.helpers import BOUND, eventually
-from tests.integrations.web.support import Server, is_installed, python_command, requests, require
+from tests.integrations.web.support import Server, booted, is_installed, python_command, requests, require, talking
 
 Make = Callable[..., Server]
 
@@ -20,20 +20,38 @@ Make = Callable[..., Server]
 @pytest.fixture
 def gunicorn() -> Iterator[Make]:
     """
-    Return a function that starts gunicorn with the configuration of the manual, and further arguments.
+    Return a function that starts gunicorn with the configuration of the manual, and further arguments; it returns when
+    so many workers have booted.
     """
     require("gunicorn", is_installed("gunicorn"))
     servers: List[Server] = []
 
-    def start(*arguments: Any, target: str = "clicks:application", **options: Any) -> Server:
+    def start(*arguments: Any, target: str = "clicks:application", workers: int = 2, **options: Any) -> Server:
         server = Server(**options)
         servers.append(server)
+        config = talking(server.folder / "gunicorn.conf.py", server.folder / "talking.conf.py")
         bind = ("--bind", f"127.0.0.1:{server.port}")
-        return server.start(python_command("-m", "gunicorn", "--config", "gunicorn.conf.py", *bind, *arguments, target))
+        server.start(python_command("-m", "gunicorn", "--config", config, *bind, *arguments, target))
+        wait_until_booted(server, workers)
+        return server
 
     yield start
     for server in servers:
         server.close()
+
+
+def wait_until_booted(server: Server, count: int = 2) -> None:
+    """
+    Wait until all workers have booted: gunicorn tells each only once to end, and those that have not pass it by.
+    """
+
+    def is_booted() -> bool:
+        log = server.log
+        assert server.process.is_alive, log
+        workers = server.workers()
+        return len(workers) == count and workers <= booted(log)
+
+    eventually(is_booted, "all workers have booted", 3 * BOUND)
 
 
 @pytest.mark.parametrize("preload", [(), ("--preload",)], ids=["", "preload"])
@@ -72,6 +90,7 @@ def reload(server: Server) -> None:
     assert before
     server.process.signal(signal.SIGHUP)
     eventually(lambda: not before & server.workers(), "the old workers end", 3 * BOUND)
+    wait_until_booted(server)
 
 
 def test_reload(gunicorn: Make) -> None:
@@ -96,8 +115,10 @@ def test_workers_that_are_recycled(gunicorn: Make) -> None:
     server = gunicorn("--max-requests", "30", "--max-requests-jitter", "10")
     with requests(server) as clients:
         clients.wait_for(300)
-        assert server.stop() == 0, server.log
-    assert set(clients.stop()) <= set(server.stored()), server.log
+    acknowledged = clients.stop()
+    wait_until_booted(server)
+    assert server.stop() == 0, server.log
+    assert set(acknowledged) <= set(server.stored()), server.log
     assert server.log.count("Booting worker") > 5
     assert "Traceback" not in server.log, server.log
 
@@ -124,6 +145,7 @@ def test_a_worker_that_is_killed(gunicorn: Make) -> None:
         killed = int(clients.workers[clients.acknowledged[-1]])
         os.kill(killed, signal.SIGKILL)
         eventually(lambda: len(server.workers() - {killed}) == 2, "two workers", 3 * BOUND)
+        wait_until_booted(server)
         clients.wait_for(100)
         assert server.stop() == 0, server.log
     clients.stop()
@@ -155,7 +177,7 @@ def test_a_pipeline_that_was_started_before_the_fork(gunicorn: Make) -> None:
     A worker refuses at the first request, and the log says why and what to do.
     """
     configuration = {"gunicorn.conf.py": "workers = 1\n", "early.py": EARLY}
-    server = gunicorn("--preload", target="early:application", files=configuration)
+    server = gunicorn("--preload", target="early:application", workers=1, files=configuration)
     assert server.get("/1").status == 503
     pid, (worker,) = server.process.pid, server.workers()
     assert f"started in process {pid}, before the fork that made this one ({worker})" in server.log
@@ -179,7 +201,7 @@ def test_post_fork(gunicorn: Make, preload: Any) -> None:
     """
     The hook ``post_fork`` does as well.
     """
-    server = gunicorn(*preload, files={"gunicorn.conf.py": POST_FORK})
+    server = gunicorn(*preload, workers=1, files={"gunicorn.conf.py": POST_FORK})
     with requests(server) as clients:
         clients.wait_for(50)
         assert server.stop() == 0, server.log
@@ -204,7 +226,7 @@ def test_a_batch_that_hangs(gunicorn: Make) -> None:
     """
     A worker ends when ``shutdown`` is over, and its log says what was left behind, and where.
     """
-    server = gunicorn("--workers", "1", target="hung:application", files={"hung.py": HUNG})
+    server = gunicorn("--workers", "1", target="hung:application", workers=1, files={"hung.py": HUNG})
     assert server.get("/1").status == 202
     assert server.stop() == 0
     assert "DrainTimeoutError: pipeline 'clicks' did not drain within 0.5 seconds: 1 messages" in server.log
