@@ -1,7 +1,8 @@
 """
 A process that consumes a topic: ``python -m tests.connectors.kafka.consumer_process HOSTS TOPIC GROUP [SECONDS]``.
 
-It prints a line for each message when it is handled, which takes SECONDS, and stops on SIGTERM.
+It prints a line for each message when it is handled, which takes SECONDS, and ``committed COUNT`` when so many more
+are committed. It stops on SIGTERM.
 """
 
 from __future__ import annotations
@@ -12,9 +13,25 @@ import sys
 import time
 from typing import Any
 
-from broadway_sync import Message, Pipeline
+from broadway_sync import Message, Pipeline, telemetry
+from broadway_sync.connectors.common.events import ACKNOWLEDGE
 from broadway_sync.connectors.kafka import KafkaProducer
 from tests.connectors.kafka.support import FAST_GROUP
+
+
+def say(text: str) -> None:
+    """
+    Print one line, whole.
+    """
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def committed(event: Any, measurements: Any, metadata: Any, config: Any) -> None:
+    """
+    Say how many messages were committed.
+    """
+    say(f"committed {metadata['count']}")
 
 
 class Printer:
@@ -30,8 +47,7 @@ class Printer:
         Take as long as it takes, then say so.
         """
         time.sleep(self._seconds)
-        sys.stdout.write(f"handled {message.data.decode()}\n")
-        sys.stdout.flush()
+        say(f"handled {message.data.decode()}")
         return message
 
 
@@ -50,11 +66,11 @@ def main(hosts: str, topic: str, group: str, seconds: str = "0", more: str = "{}
         processors={"default": {"concurrency": 2}},
     )
     signal.signal(signal.SIGTERM, lambda number, frame: pipeline.request_stop())
+    telemetry.attach("committed", (*ACKNOWLEDGE, "stop"), committed)
     with pipeline:
-        sys.stdout.write("started\n")
-        sys.stdout.flush()
+        say("started")
         pipeline.join()
-    sys.stdout.write("stopped\n")
+    say("stopped")
 
 
 if __name__ == "__main__":

@@ -45,22 +45,28 @@ def wait_for_handled(process: Any, count: int) -> None:
     eventually(lambda: len(handled(process)) >= count, f"{count} messages handled", LONG)
 
 
+def committed_by(process: Any) -> int:
+    """
+    Return how many messages a consumer process has committed, as far as it could say.
+    """
+    return sum(int(line.split()[1]) for line in process.lines if line.startswith("committed "))
+
+
 def test_process_killed(kafka: Any, spawn: Any) -> None:
     """
     A consumer process is killed half way and started again.
     """
-    topic, group = kafka.topic(partitions=2), kafka.group()
-    kafka.produce(topic, values(1000))
-    arguments = (PROCESS, kafka.bootstrap, topic, group, 0.001)
-    first = spawn(*arguments)
-    wait_for_handled(first, 400)
+    topic, group, count = kafka.topic(partitions=2), kafka.group(), 3000
+    kafka.produce(topic, values(count))
+    first = spawn(PROCESS, kafka.bootstrap, topic, group, 0.001)
+    eventually(lambda: committed_by(first) >= 200, "commits while it works", LONG)
     first.kill()
     before = handled(first)
-    assert len(before) < 1000
-    second = spawn(*arguments)
-    eventually(lambda: len({*before, *handled(second)}) == 1000, "the rest", LONG)
+    assert len(before) < count
+    second = spawn(PROCESS, kafka.bootstrap, topic, group, 0)
+    eventually(lambda: len({*before, *handled(second)}) == count, "the rest", LONG)
     twice = set(before) & set(handled(second))
-    assert len(twice) <= 200, "what was in flight, and what was handled since the last commit"
+    assert len(twice) <= len(before) - committed_by(first), "what was in flight, and what was handled since a commit"
     second.terminate()
     assert second.wait() == 0
     assert kafka.committed(group, topic) == kafka.end_offsets(topic)
@@ -84,6 +90,18 @@ def test_sigterm_with_full_buffers(kafka: Any, spawn: Any) -> None:
     assert sorted(before + handled(second)) == sorted(values(3000))
 
 
+def assert_not_again(seen: Seen, topic: str, committed: Any) -> None:
+    """
+    Fail if anything came more than once that was committed then.
+
+    What was not may come again, also what comes after the fault: a member that was expelled may be served until it
+    learns of that.
+    """
+    for number, end in committed.items():
+        done = [offset for offset in seen.offsets[topic, number] if offset < (end or 0)]
+        assert len(done) == len(set(done)), f"partition {number}, of which {end} were committed"
+
+
 @pytest.mark.parametrize("hard", [False, True], ids=["stopped", "killed"])
 def test_broker_restarted(kafka: Any, hard: bool) -> None:
     """
@@ -99,16 +117,21 @@ def test_broker_restarted(kafka: Any, hard: bool) -> None:
     try:
         with consuming(kafka.bootstrap, topic, group, seen):
             seen.wait_for(500)
+            wait_until_committed(kafka, group, topic)
+            kafka.produce(topic, values(500, first=500))
+            seen.wait_for(700)
             kafka.kill() if hard else kafka.stop()
             eventually(lambda: heard == ["up", "down"], "the loss of the connection", LONG)
             kafka.start()
-            kafka.produce(topic, values(500, first=500))
-            seen.wait_for(1000)
+            committed = kafka.committed(group, topic)
+            kafka.produce(topic, values(500, first=1000))
+            seen.wait_for(1500)
             wait_until_committed(kafka, group, topic)
             eventually(lambda: heard[-1] == "up", "connected again", LONG)
     finally:
         telemetry.detach("updown")
-    assert len(seen.duplicates()) <= 500, "what was not committed when the broker went"
+    assert sum(committed.values()) >= 500
+    assert_not_again(seen, topic, committed)
     assert heard == ["up", "down", "up"]
 
 
@@ -143,7 +166,7 @@ def test_stop_while_the_broker_is_down(kafka: Any) -> None:
             assert down.wait(LONG)
             since = time.monotonic()
             pipeline.stop()
-            assert time.monotonic() - since < 2 * SCALE
+            assert time.monotonic() - since < 5 * SCALE
     finally:
         telemetry.detach("down")
 
@@ -161,7 +184,7 @@ def test_stop_after_the_broker_has_gone(kafka: Any) -> None:
         kafka.kill()
         since = time.monotonic()
         pipeline.stop()
-        assert time.monotonic() - since < 4 * SCALE
+        assert time.monotonic() - since < 8 * SCALE
 
 
 def test_stop_in_the_middle_of_a_poll(kafka: Any) -> None:
@@ -175,7 +198,7 @@ def test_stop_in_the_middle_of_a_poll(kafka: Any) -> None:
         seen.wait_for(1)
         since = time.monotonic()
         pipeline.stop()
-        assert time.monotonic() - since < 2 * SCALE
+        assert time.monotonic() - since < 5 * SCALE
     assert kafka.committed(group, topic) == {0: 1}
 
 
@@ -192,13 +215,14 @@ def test_connection_cut(kafka: Any, make_proxy: Any, fault: str) -> None:
     with consuming(kafka.proxy_bootstrap, topic, group, seen, client_config=options):
         seen.wait_for(300)
         getattr(proxy, fault)()
+        committed = kafka.committed(group, topic)
         kafka.produce(topic, values(300, first=300))
         if fault == "stall":
             time.sleep(1.0)  # the fault itself: for so long nothing passes
             proxy.resume()
         seen.wait_for(600)
         wait_until_committed(kafka, group, topic)
-    assert len(seen.duplicates()) <= 300, "what was not committed when the connection went"
+    assert_not_again(seen, topic, committed)
 
 
 def test_handlers_slower_than_every_timeout(kafka: Any) -> None:
@@ -209,13 +233,14 @@ def test_handlers_slower_than_every_timeout(kafka: Any) -> None:
     kafka.produce(topic, values(100))
     gate = Gate()
     seen = Seen(gate=gate)
+    # Long enough for heartbeats of a busy machine.
     group_config = {
-        "session_timeout_seconds": 1.0, "heartbeat_rate_seconds": 0.2, "rebalance_timeout_seconds": 1.5,
+        "session_timeout_seconds": 2.5 * SCALE, "heartbeat_rate_seconds": 0.2, "rebalance_timeout_seconds": 2.5 * SCALE,
         "revoke_timeout_seconds": 0.5,
     }  # fmt: skip
     with consuming(kafka.bootstrap, topic, group, seen, group_config=group_config):
         gate.arrived()
-        time.sleep(3 * SCALE)  # the fault itself: longer than the timeouts
+        time.sleep(4 * SCALE)  # the fault itself: longer than the timeouts
         gate.open()
         seen.wait_for(100)
         wait_until_committed(kafka, group, topic)
@@ -314,6 +339,7 @@ def test_commit_during_a_rebalance(make_kafka_mock: Any, code: str) -> None:
     }
     with consuming(mock.bootstrap, topic, group, seen, **options):
         seen.wait_for(50)
+        eventually(lambda: committed_in(mock, group, topic) == 50, "the first commit", LONG)
         mock.fail(OFFSET_COMMIT, code)
         produce_to(mock, topic, values(50, first=50))
         seen.wait_for(100)

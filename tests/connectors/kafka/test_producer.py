@@ -161,11 +161,11 @@ def test_commits_are_coalesced() -> None:
     """
     kafka = FakeKafka(A)
     kafka.produce(A, 3000)
-    seen = Seen()
+    seen, since = Seen(), time.monotonic()
     with running(kafka, seen):
         eventually(lambda: len(seen.values) == 3000, "all")
         committed(kafka, p0=3000)
-    assert len(kafka.commits) <= 100
+    assert len(kafka.commits) <= 2 + 20 * (time.monotonic() - since)
     offsets = [points[A] for points in kafka.commits]
     assert offsets == sorted(offsets)
 
@@ -196,7 +196,7 @@ def test_long_receive_interval() -> None:
         committed(kafka, p0=3)
         since = time.monotonic()
         pipeline.stop()
-        assert time.monotonic() - since < 2 * SCALE
+        assert time.monotonic() - since < 5 * SCALE
 
 
 def test_short_receive_interval() -> None:
@@ -206,9 +206,9 @@ def test_short_receive_interval() -> None:
     kafka = FakeKafka(A)
     with running(kafka, Seen(), receive_interval=1e-6):
         eventually(lambda: kafka.clients and kafka.clients[0].polls > 2, "polls")
-        before = kafka.clients[0].polls
+        since, before = time.monotonic(), kafka.clients[0].polls
         time.sleep(0.5)
-        assert kafka.clients[0].polls - before < 100
+        assert kafka.clients[0].polls - before < 200 * (time.monotonic() - since)  # however long the sleep was
 
 
 def test_back_pressure() -> None:
@@ -618,7 +618,7 @@ def test_stop_while_connecting() -> None:
         gate.arrived()
         since = time.monotonic()
         pipeline.stop()
-        assert time.monotonic() - since < 2 * SCALE
+        assert time.monotonic() - since < 5 * SCALE
         gate.open()
         eventually(lambda: kafka.clients[0].is_closed, "the client closed")
 
