@@ -1,8 +1,9 @@
 """
 A consumer process: ``python -m tests.connectors.sqs.consumer QUEUE_URL JSON`` handles messages until SIGTERM.
 
-Prints ``started``, ``handled <data>`` for each message, and ``stopped`` after a drain. The JSON has ``options`` of
-SQSProducer, ``settings`` of Pipeline, ``producers``, and the ``seconds`` that each message takes.
+Prints ``started``, ``handled <data>`` for each message, ``deleted <count>`` when so many more are, and ``stopped``
+after a drain. The JSON has ``options`` of SQSProducer, ``settings`` of Pipeline, ``producers``, and the ``seconds``
+that each message takes.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import sys
 import time
 from typing import Any
 
-from broadway_sync import Message, Pipeline
+from broadway_sync import Message, Pipeline, telemetry
+from broadway_sync.connectors.common.events import ACKNOWLEDGE
 from broadway_sync.connectors.sqs import SQSProducer
 
 
@@ -49,6 +51,14 @@ class Print:
         return messages
 
 
+def acknowledged(event: Any, measurements: Any, metadata: Any, config: Any) -> None:
+    """
+    Say how many messages were deleted.
+    """
+    if metadata["action"] == "ack":
+        say("deleted", str(metadata["count"] - metadata["failed"]))
+
+
 def main(queue_url: str, given: dict[str, Any]) -> None:
     """
     Run until a signal says stop.
@@ -62,6 +72,7 @@ def main(queue_url: str, given: dict[str, Any]) -> None:
     )
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: pipeline.request_stop())
+    telemetry.attach("acknowledged", (*ACKNOWLEDGE, "stop"), acknowledged)
     pipeline.start()
     say("started")
     pipeline.join()

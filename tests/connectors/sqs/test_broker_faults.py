@@ -20,7 +20,7 @@ from broadway_sync.connectors.common.events import ACKNOWLEDGE, CONNECT, RECEIVE
 from broadway_sync.connectors.sqs.client import SQSClient
 from tests.connectors.recorder import LONG, Recorder
 from tests.connectors.sqs.support import FAST, failures, said
-from tests.helpers import eventually, stage_threads
+from tests.helpers import SCALE, eventually, stage_threads
 
 CONSUMER = "tests.connectors.sqs.consumer"
 # Handed out and not deleted, at most, when a fault strikes: what the pipeline holds, and one receive on its way.
@@ -201,7 +201,7 @@ def test_endpoint_where_nobody_is(
     assert "no connection: UnreachableError: no answer from" in failures(caplog)[0]
     started = time.monotonic()
     pipeline.stop()
-    assert time.monotonic() - started < 2.0
+    assert time.monotonic() - started < 4.0 * SCALE
 
 
 def test_stop_while_a_connection_is_being_made(
@@ -213,12 +213,13 @@ def test_stop_while_a_connection_is_being_made(
     queue = elasticmq.queue()
     proxy = make_proxy(elasticmq.port)
     proxy.stall()
-    config = {"read_timeout": 2.0, "max_attempts": 1}
+    config = {"read_timeout": 60.0, "max_attempts": 1}
     pipeline = start(elasticmq, queue, port=proxy.port, options={"config": config})
     eventually(lambda: proxy.connections == 1, "the connection is open")
     started = time.monotonic()
     pipeline.stop()
-    assert time.monotonic() - started < 2.0
+    assert time.monotonic() - started < 4.0 * SCALE
+    proxy.reset()
     eventually(lambda: not stage_threads(pipeline.name), "the receiver has ended", LONG)
 
 
@@ -356,14 +357,14 @@ def test_server_hangs_during_a_stop(
     elasticmq.send(queue, numbers(10))
     recorder = Recorder(gate.wait)
     config = {"read_timeout": 1.0, "max_attempts": 1}
-    pipeline = start(elasticmq, queue, recorder, options={"config": config}, shutdown=2.0)
+    # Acknowledgements are tried for half of it; what is left is for a machine that is slow.
+    pipeline = start(elasticmq, queue, recorder, options={"config": config}, shutdown=4.0 * SCALE)
     gate.arrived()
     elasticmq.pause()
     gate.open()
-    started = time.monotonic()
-    pipeline.stop()
-    assert time.monotonic() - started < 4.0
-    assert said(caplog, "may be delivered again")
+    pipeline.stop()  # which would raise if its time ran out
+    # By a thread that may still be in its last request.
+    eventually(lambda: said(caplog, "may be delivered again"), "it is said what was not acknowledged", LONG)
     elasticmq.resume()
     # It may have obeyed what it had not answered in time.
     eventually(lambda: elasticmq.counts(queue)[1] == 0, "what was not acknowledged is visible again", LONG)
@@ -383,11 +384,18 @@ def handled(*processes: Any) -> list[str]:
     return [line.split()[1] for process in processes for line in process.lines if line.startswith("handled")]
 
 
+def undone(process: Any) -> int:
+    """
+    Return how much of what a consumer process has handled it could not delete, as far as it could say.
+    """
+    return len(handled(process)) - sum(int(line.split()[1]) for line in process.lines if line.startswith("deleted"))
+
+
 def test_consumer_is_killed_half_way(elasticmq: Any, spawn: Callable[..., Any]) -> None:
     """
     Another one gets all that it had not deleted.
     """
-    queue = elasticmq.queue(VisibilityTimeout=2)
+    queue = elasticmq.queue(VisibilityTimeout=4)
     elasticmq.send(queue, numbers(300))
     settings = {"processors": {"default": {"concurrency": 2}}}
     given = json.dumps({"options": options_for(elasticmq), "settings": settings})
@@ -401,7 +409,7 @@ def test_consumer_is_killed_half_way(elasticmq: Any, spawn: Callable[..., Any]) 
     assert second.wait() == 0, second.errors
     done = handled(first, second)
     assert set(done) == set(numbers(300))
-    assert len(done) - 300 <= IN_FLIGHT
+    assert len(done) - 300 <= undone(first)
 
 
 def test_sigterm_with_full_buffers(elasticmq: Any, spawn: Callable[..., Any]) -> None:
@@ -434,22 +442,28 @@ def test_several_processes_on_one_queue_and_one_dies(elasticmq: Any, spawn: Call
     """
     They share the work; what the dead one had is done by the others.
     """
-    queue = elasticmq.queue(VisibilityTimeout=2)
-    elasticmq.send(queue, numbers(300))
+    queue = elasticmq.queue(VisibilityTimeout=4)
     settings = {"processors": {"default": {"concurrency": 2}}}
     given = json.dumps({"options": options_for(elasticmq), "settings": settings, "seconds": 0.01})
     processes = [spawn(CONSUMER, queue, given) for _ in range(3)]
-    for process in processes:
-        process.wait_for("handled")
+    sent: list[str] = []
+
+    def all_have_worked() -> bool:
+        if len(sent) < 300 + len(handled(*processes)):  # one that comes late has something to do
+            more = [str(number) for number in range(len(sent), len(sent) + 100)]
+            elasticmq.send(queue, more)
+            sent.extend(more)
+        return all(handled(process) for process in processes)
+
+    eventually(all_have_worked, "all three work", LONG)
     processes[0].kill()
     eventually(lambda: elasticmq.counts(queue) == (0, 0, 0), "the queue is empty", LONG)
     for process in processes[1:]:
         process.terminate()
         assert process.wait() == 0, process.errors
     done = handled(*processes)
-    assert set(done) == set(numbers(300))
-    assert len(done) - 300 <= IN_FLIGHT
-    assert all(handled(process) for process in processes)
+    assert set(done) == set(sent)
+    assert len(done) - len(sent) <= undone(processes[0])
 
 
 def test_ten_thousand_messages(ministack: Any, start: Callable[..., Any], caplog: pytest.LogCaptureFixture) -> None:

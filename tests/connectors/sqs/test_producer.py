@@ -127,7 +127,7 @@ def test_answer_that_is_late_is_no_lost_lease(
     """
     A lease that is refused because its message was just deleted was not lost.
     """
-    source = FakeSource(lease=0.3)
+    source = FakeSource(lease=2.0)
     refused = threading.Event()
     settle = source.settle
 
@@ -154,11 +154,11 @@ def test_message_that_is_to_come_again_is_extended_no_more(start: Callable[..., 
     """
     Not even while the source has not been told: an extension would put off what was asked for.
     """
-    source = FakeSource(lease=0.8)
+    source = FakeSource(lease=2.0)
 
     def take_longer_than_an_extension_is_due(call: str, argument: Any) -> None:
         if call == "nack":
-            time.sleep(0.6)
+            time.sleep(1.2)
 
     source.before = take_longer_than_an_extension_is_due
     source.publish("x")
@@ -173,7 +173,7 @@ def test_lost_lease_is_said(start: Callable[..., Any], hear: Callable[..., Any],
     """
     Refused for another reason, it was.
     """
-    source = FakeSource(lease=0.2)
+    source = FakeSource(lease=2.0)
     settle = source.settle
     source.settle = lambda action, handles: (  # type: ignore[method-assign]
         [Refusal(handle, "expired", True) for handle in handles] if action[0] == "extend" else settle(action, handles)
