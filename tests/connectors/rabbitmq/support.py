@@ -95,7 +95,7 @@ def assert_settled(rabbitmq: Any, queue: str) -> None:
     """
     Fail if the broker has a message that was not acknowledged: after the end of the pipeline it is ready again.
     """
-    assert rabbitmq.consumer_count(queue) == 0
+    eventually(lambda: rabbitmq.consumer_count(queue) == 0, f"queue {queue} has no consumer")
     assert rabbitmq.ready_count(queue) == 0
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from broadway_sync import Message, telemetry
 from broadway_sync.connectors.common.events import CONNECT
+from broadway_sync.connectors.rabbitmq.connection import ABORT_PATIENCE, CANCEL_PATIENCE, CLOSE_PATIENCE
 from tests.connectors.rabbitmq.support import (
     QUICK,
     Seen,
@@ -53,8 +54,8 @@ def test_consumer_is_killed(rabbitmq: Any, spawn: Any) -> None:
     """
     queue, all_bodies = rabbitmq.queue(), bodies(2000)
     rabbitmq.publish(queue, all_bodies)
-    first = spawn(CONSUMER, rabbitmq.url, queue)
-    first.wait_for("did 900")
+    first = spawn(CONSUMER, rabbitmq.url, queue, '{"pause": 0.005}')
+    first.wait_for("did 300")  # far from the end, also if this test stands still now
     first.kill()
     second = spawn(CONSUMER, rabbitmq.url, queue)
     eventually(lambda: len(set(done(first, second))) == 2000, "every message was handled", 20 * SCALE)
@@ -380,7 +381,7 @@ def test_wrong_credentials(make_pipeline: Any, rabbitmq: Any, caplog: Any) -> No
     url = rabbitmq.url_of(user="guest", password="swordfish")
     try:
         with make_pipeline(producer=producer(url, rabbitmq.queue(), backoff_min=0.2, backoff_type="exp")):
-            eventually(lambda: len(attempts) == 3, "it tries again")
+            eventually(lambda: len(attempts) >= 3, "it tries again")
     finally:
         telemetry.detach("attempts")
     assert attempts[1] - attempts[0] >= 0.2
@@ -411,6 +412,13 @@ def test_after_connect_that_raises(make_pipeline: Any, rabbitmq: Any, caplog: An
 # ---- stops
 
 
+def io_threads() -> List[str]:
+    """
+    Return the names of the threads of connections.
+    """
+    return [thread.name for thread in threading.enumerate() if thread.name.endswith(".IO")]
+
+
 def test_stop_while_waiting(make_pipeline: Any, rabbitmq: Any) -> None:
     """
     A stop does not wait for the next message.
@@ -420,7 +428,7 @@ def test_stop_while_waiting(make_pipeline: Any, rabbitmq: Any) -> None:
         wait_until_consuming(rabbitmq, queue)
         began = time.monotonic()
         pipeline.stop()
-        assert time.monotonic() - began < 2 * SCALE
+        assert time.monotonic() - began < 4 * SCALE
     assert rabbitmq.consumer_count(queue) == 0
 
 
@@ -431,13 +439,15 @@ def test_stop_while_connecting(make_pipeline: Any, rabbitmq: Any, make_proxy: An
     """
     proxy = make_proxy(rabbitmq.port)
     getattr(proxy, fault)()
-    connection = {"host": rabbitmq.host, "port": proxy.port, "connection_timeout": 2.0}
+    connection = {"host": rabbitmq.host, "port": proxy.port, "connection_timeout": 60.0}
     with make_pipeline(producer=producer(connection, "none", backoff_min=60.0, backoff_max=60.0)) as pipeline:
         if fault == "stall":
             eventually(lambda: proxy.accepted, "it has begun to connect")
         began = time.monotonic()
         pipeline.stop()
-        assert time.monotonic() - began < 2 * SCALE
+        assert time.monotonic() - began < 4 * SCALE
+        proxy.reset()
+        eventually(lambda: not io_threads(), "its thread has ended")
 
 
 def test_stop_while_the_set_up_hangs(make_pipeline: Any, rabbitmq: Any, make_proxy: Any) -> None:
@@ -455,8 +465,8 @@ def test_stop_while_the_set_up_hangs(make_pipeline: Any, rabbitmq: Any, make_pro
         assert reached.wait(10 * SCALE)
         began = time.monotonic()
         pipeline.stop()
-        assert time.monotonic() - began < 2 * SCALE
-        assert [thread.name for thread in threading.enumerate() if thread.name.endswith(".IO")] == []
+        assert time.monotonic() - began < 4 * SCALE
+        eventually(lambda: not io_threads(), "its thread has ended")
 
 
 @pytest.mark.parametrize("is_busy", [False, True], ids=["idle", "with finished messages"])
@@ -466,7 +476,8 @@ def test_stop_while_the_broker_hangs(make_pipeline: Any, rabbitmq: Any, gate: An
     """
     queue, seen = rabbitmq.queue(), Seen(lambda message: gate.wait())
     rabbitmq.publish(queue, bodies(3 if is_busy else 0))
-    with make_pipeline(seen, producer=producer(rabbitmq.url, queue)) as pipeline:
+    patience = CANCEL_PATIENCE + CLOSE_PATIENCE + ABORT_PATIENCE
+    with make_pipeline(seen, producer=producer(rabbitmq.url, queue), shutdown=60.0) as pipeline:
         wait_until_consuming(rabbitmq, queue)
         if is_busy:
             gate.arrived()
@@ -474,8 +485,8 @@ def test_stop_while_the_broker_hangs(make_pipeline: Any, rabbitmq: Any, gate: An
         gate.open()
         began = time.monotonic()
         pipeline.stop()
-        assert time.monotonic() - began < 4 * SCALE
-        assert [thread.name for thread in threading.enumerate() if thread.name.endswith(".IO")] == []
+        assert time.monotonic() - began < patience + 4 * SCALE
+        eventually(lambda: not io_threads(), "its thread has ended")
     rabbitmq.resume()
 
 

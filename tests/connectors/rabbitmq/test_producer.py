@@ -524,7 +524,7 @@ def test_broker_that_does_not_answer_the_stop(make_pipeline: Any, client: Any, g
         link.abort = lambda: (link.is_aborted.set(), cut.set())  # type: ignore[method-assign]
         began = time.monotonic()
         pipeline.stop()
-        assert time.monotonic() - began < 2 * SCALE
+        assert time.monotonic() - began < 4 * SCALE
     assert link.is_aborted.is_set()
     eventually(lambda: not any(t.name.endswith(".IO") for t in threading.enumerate()), "the thread has ended")
 
@@ -538,7 +538,7 @@ def test_stop_during_a_pause(make_pipeline: Any) -> None:
         eventually(lambda: client.attempts == 1, "the first attempt has failed")
         began = time.monotonic()
         pipeline.stop()
-        assert time.monotonic() - began < 2 * SCALE
+        assert time.monotonic() - began < 4 * SCALE
     assert client.links == []
 
 
