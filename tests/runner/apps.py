@@ -12,10 +12,6 @@ from pathlib import Path
 from typing import Any, Iterator
 
 from broadway_sync import DummyProducer, IterableProducer, Message, Pipeline, Producer
-from broadway_sync.runner import signals
-
-if "ECHO" in os.environ:
-    signals.ECHO = float(os.environ["ECHO"])
 
 _DIARY = os.open(os.environ["DIARY"], os.O_WRONLY | os.O_APPEND)
 

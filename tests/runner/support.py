@@ -19,21 +19,41 @@ PATIENCE = 3 * BOUND
 """Seconds for what takes the start of an interpreter, or several."""
 
 
+WITH_ECHO = """
+import runpy
+from broadway_sync.runner import signals
+
+signals.ECHO = {}
+runpy.run_module("broadway_sync", run_name="__main__", alter_sys=True)
+"""
+
+
 class Runner:
     """
     ``broadway-sync`` in a folder of its own, with the targets of ``tests/runner/apps.py``.
 
     What the targets say is in ``diary``, what the process writes to stdout and stderr in ``output``.
+
+    Args:
+        echo: The seconds in which a second signal counts as the same one, if others than ``ECHO``.
     """
 
-    def __init__(self, folder: Path, *arguments: Any, env: dict[str, str] | None = None, flags: tuple[str, ...] = ()):
+    def __init__(
+        self,
+        folder: Path,
+        *arguments: Any,
+        env: dict[str, str] | None = None,
+        flags: tuple[str, ...] = (),
+        echo: float | None = None,
+    ) -> None:
         self.folder = folder
         self.diary_file = folder / "diary"
         self.diary_file.touch()
         self._output_file = folder / "output"
         self._stream = open(self._output_file, "wb")
         environment = python_env({"DIARY": str(self.diary_file), "TMPDIR": str(folder), **(env or {})})
-        command = [sys.executable, *flags, "-m", "broadway_sync", *map(str, arguments)]
+        program = ["-m", "broadway_sync"] if echo is None else ["-c", WITH_ECHO.format(echo)]
+        command = [sys.executable, *flags, *program, *map(str, arguments)]
         self.process = Process(command, env=environment, cwd=folder, stdout=self._stream)
 
     @property

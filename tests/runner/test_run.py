@@ -119,7 +119,7 @@ def test_two_signals_at_once_are_one(runner: Start) -> None:
     """
     A process manager signals the process, and then the group that it is in.
     """
-    started = runner("gated", env={"ECHO": str(PATIENCE)})  # however late the second one is handled
+    started = runner("gated", echo=PATIENCE)  # however late the second one is handled
     started.wait_for("in", 0)
     started.signal(signal.SIGSTOP)  # so that both are there when it goes on
     started.signal(signal.SIGTERM)

@@ -72,7 +72,7 @@ def test_signal_to_all_drains_while_handlers_are_busy(runner: Start) -> None:
     """
     As a terminal does on Ctrl-C, and systemd: a worker that hears it twice, once from its parent, drains all the same.
     """
-    started = runner("gated", "--processes", "2")
+    started = runner("gated", "--processes", "2", echo=PATIENCE)  # however late the second one is handled
     wait_for_workers(started, 2, "in")
     started.signal(signal.SIGSTOP)  # so that both are there when it goes on
     started.process.signal_group(signal.SIGINT)
