@@ -152,6 +152,17 @@ def make_pipeline() -> Iterator[Callable[..., Any]]:
 
 
 @pytest.fixture
+def crashes_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Let all crashes of producers count as crashes of one second, however much time a busy machine has between them.
+    """
+    from broadway_sync.core.restart_intensity import RestartIntensity
+    from broadway_sync.topology import topology
+
+    monkeypatch.setattr(topology, "RestartIntensity", lambda most, seconds: RestartIntensity(most, 1000.0 * seconds))
+
+
+@pytest.fixture
 def gates(make_pipeline: Callable[..., Any]) -> Iterator[Callable[[], Any]]:
     """
     Return a function that makes gates; all are opened at the end of the test, before its pipelines are stopped.

@@ -1186,6 +1186,7 @@ def test_producer_that_is_made_again_keeps_its_thread(make_pipeline: Any) -> Non
     assert hook.names()["Producer_0"] == 1
 
 
+@pytest.mark.usefixtures("crashes_add_up")
 def test_end_of_threads_at_a_restart(make_pipeline: Any, acks: Any, caplog: Any) -> None:
     """
     A restart of the whole pipeline ends all of its threads, and each of the new ones ends as well.

@@ -136,6 +136,7 @@ def test_which_producer(make_pipeline: Any, recorder: Recorder) -> None:
     assert [metadata["name"] for metadata in recorder.of(PRODUCER_RESTART)] == [crashed.stage.name]
 
 
+@pytest.mark.usefixtures("crashes_add_up")
 def test_restart_of_the_pipeline(make_pipeline: Any, recorder: Recorder) -> None:
     """
     Past the producer's budget it is the pipeline that restarts: one event, with the last crash.
@@ -176,6 +177,7 @@ def test_no_event_without_a_restart(make_pipeline: Any, recorder: Recorder, acks
     assert recorder.events == []
 
 
+@pytest.mark.usefixtures("crashes_add_up")
 def test_crash_that_is_not_followed_by_a_restart(make_pipeline: Any, recorder: Recorder) -> None:
     """
     A pipeline that gives up restarts no more: the crash that ended it is no event of a restart.
@@ -222,6 +224,7 @@ def test_end_of_stream_is_no_crash(make_pipeline: Any, recorder: Recorder) -> No
     assert recorder.events == []
 
 
+@pytest.mark.usefixtures("crashes_add_up")
 def test_handler_that_raises(make_pipeline: Any, caplog: Any) -> None:
     """
     A handler of these events that raises is detached like any other; the restart takes place.

@@ -575,6 +575,7 @@ def test_restarts_of_a_producer(make_pipeline: Any, acks: Any) -> None:
     assert (found.restarts, stage(pipeline, "producer").handled) == (0, 2)
 
 
+@pytest.mark.usefixtures("crashes_add_up")
 def test_restart_of_the_pipeline(make_pipeline: Any, acks: Any) -> None:
     """
     A restart of the whole pipeline is counted, and what was handled before it still counts.

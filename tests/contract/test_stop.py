@@ -456,6 +456,7 @@ def test_request_stop(make_pipeline: Any, acks: Any, gate: Any) -> None:
     assert pipeline.state == "stopped"
 
 
+@pytest.mark.usefixtures("crashes_add_up")
 @pytest.mark.parametrize("begin", [lambda p: p.request_stop(), lambda p: p.fail(OSError("x"))], ids=["stop", "fail"])
 def test_no_demand_once_a_stop_has_begun(make_pipeline: Any, gate: Any, begin: Any) -> None:
     """

@@ -42,7 +42,7 @@ class Crashes(Producer):
 
 
 @pytest.fixture
-def restarting(make_pipeline: Make, gate: Gate) -> Any:
+def restarting(make_pipeline: Make, gate: Gate, crashes_add_up: None) -> Any:
     """
     A pipeline in the middle of a restart: the old generation has a message in hand until the gate opens.
     """
