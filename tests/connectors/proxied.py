@@ -19,7 +19,7 @@ class ProxiedHarness(ConnectorHarness):
     """
 
     timeout = 20.0 * SCALE
-    stop_timeout = 2.0 * SCALE
+    stop_timeout = 3.0 * SCALE
     redelivery_timeout = 10.0 * SCALE
 
     def __init__(self, proxy: Any) -> None:

@@ -603,7 +603,7 @@ def test_cron_for_real(shop: Shop, spawn: Any) -> None:
     """
     needs("flock")
     needs("timeout")
-    command = cron_line()[-1].replace("14m", "4").replace("/tmp/invoices.lock", str(shop.folder / "lock"))
+    command = cron_line()[-1].replace("14m", "8").replace("/tmp/invoices.lock", str(shop.folder / "lock"))
     command = command.replace("/srv/shop", str(shop.folder)).replace("venv/bin/broadway-sync", PYTHON)
     (shop.folder / "hang").touch()
     first = spawn(["/bin/sh", "-c", command], env=shop.env, stderr=subprocess.PIPE)

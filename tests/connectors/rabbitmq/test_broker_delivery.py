@@ -211,7 +211,7 @@ def test_prefetch_is_the_limit(make_pipeline: Any, rabbitmq: Any, gate: Any) -> 
     seen = Seen(lambda message: gate.wait())
     with make_pipeline(seen, producer=producer(rabbitmq.url, queue, qos={"prefetch_count": 7})):
         gate.arrived()
-        assert rabbitmq.counts(queue) == (33, 7)
+        eventually(lambda: rabbitmq.counts(queue) == (33, 7), "it has as many as it may")
         gate.open()
         seen.wait(bodies(40))
 

@@ -87,7 +87,7 @@ class OnAnyServer:
         """
         When its visibility timeout is over, at once, or when it was said.
         """
-        queue = server.queue(VisibilityTimeout=2)
+        queue = server.queue(VisibilityTimeout=30 if on_failure == "nack" else 2)
         server.send(queue, ["x"])
         times: list[float] = []
 
@@ -104,7 +104,7 @@ class OnAnyServer:
         least = {"noop": 1.5, "nack": 0.0}.get(on_failure, 0.5)  # servers look at visibility in steps
         assert least <= times[1] - times[0]
         if on_failure == "nack":
-            assert times[1] - times[0] < 1.5
+            assert times[1] - times[0] < 15
 
     def test_failed_message_may_be_deleted(self, server: Any, start: Callable[..., Any]) -> None:
         """
@@ -142,14 +142,14 @@ class OnAnyServer:
         """
         Leases are extended again and again, also of what waits behind them: nothing is delivered twice.
         """
-        queue = server.queue(VisibilityTimeout=1)
+        queue = server.queue(VisibilityTimeout=2)
         extended = hear((*ACKNOWLEDGE, "stop"))
         data = {str(number) for number in range(8)}
         server.send(queue, sorted(data))
         recorder = Recorder(gate.wait)
         start(server, queue, recorder, processors={"default": {"concurrency": 2, "max_demand": 5}})
         gate.arrived()
-        extended.wait_for(6, lambda metadata: metadata["action"] == "extend" and metadata["failed"] == 0)
+        extended.wait_for(4, lambda metadata: metadata["action"] == "extend" and metadata["failed"] == 0)
         gate.open()
         recorder.wait_for_data(data)
         eventually(lambda: server.counts(queue) == (0, 0, 0), "the queue is empty", LONG)
@@ -235,7 +235,7 @@ class OnAnyServer:
         """
         What was received behind it is handed back, and comes again behind it; other groups go on.
         """
-        queue = server.queue(fifo=True, VisibilityTimeout=1)
+        queue = server.queue(fifo=True, VisibilityTimeout=3)
         for number in range(5):
             for group in "ab":
                 server.send(queue, [f"{group}{number}"], group=group)
