@@ -19,6 +19,11 @@ import traceback
 from typing import Any, Callable, Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A machine that stands still for a moment is no fault of the example that it tries just then.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 pytest_plugins = ["tests.brokers.fixtures"]
 
