@@ -79,6 +79,7 @@ def test_consumer_is_killed(emulator: PubSub, topic: str, subscription: str, spa
     eventually(lambda: acknowledged(first) > 0, "some of it is acknowledged", LONG)
     first.kill()
     second = spawn(CONSUMER, subscription)
+    second.wait_for("running")  # it listens to signals, even if there was nothing left to do
     wait_until_done(data, first, second)
     second.terminate()
     assert second.wait() == 0, second.errors

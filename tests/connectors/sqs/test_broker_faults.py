@@ -398,12 +398,13 @@ def test_consumer_is_killed_half_way(elasticmq: Any, spawn: Callable[..., Any]) 
     queue = elasticmq.queue(VisibilityTimeout=4)
     elasticmq.send(queue, numbers(300))
     settings = {"processors": {"default": {"concurrency": 2}}}
-    given = json.dumps({"options": options_for(elasticmq), "settings": settings})
+    given = json.dumps({"options": options_for(elasticmq), "settings": settings, "seconds": 0.01})
     first = spawn(CONSUMER, queue, given)
     for _ in range(100):
         first.wait_for("handled")
     first.kill()
     second = spawn(CONSUMER, queue, given)
+    second.wait_for("started")  # it listens to signals, even if there was nothing left to do
     eventually(lambda: elasticmq.counts(queue) == (0, 0, 0), "the queue is empty", LONG)
     second.terminate()
     assert second.wait() == 0, second.errors
