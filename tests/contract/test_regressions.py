@@ -510,7 +510,7 @@ def test_interrupted_stop(make_pipeline: Any, gate: Any, acks: Any) -> None:
 
     def interrupt() -> None:
         eventually(lambda: pipeline.state == "draining", "the stop has begun")
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # not another thread: it waits for a lock
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:

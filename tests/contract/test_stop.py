@@ -507,6 +507,21 @@ def on_signal() -> Any:
     signal.signal(signal.SIGUSR1, before)
 
 
+def signal_until(condition: Callable[[], Any], begun: threading.Event) -> Call:
+    """
+    Signal this thread from *begun* until *condition*: a signal just before a wait for a lock is seen after that wait.
+    """
+    main = threading.get_ident()
+
+    def send() -> bool:
+        time.sleep(0.05)
+        if not condition():
+            signal.pthread_kill(main, signal.SIGUSR1)
+        return bool(condition())
+
+    return Call(lambda: (begun.wait(BOUND), eventually(send, "the signal is handled")))
+
+
 def test_request_stop_from_a_signal_handler(make_pipeline: Any, acks: Any, on_signal: Any) -> None:
     """
     A signal that arrives while the main thread waits in ``join`` ends the pipeline.
@@ -514,8 +529,10 @@ def test_request_stop_from_a_signal_handler(make_pipeline: Any, acks: Any, on_si
     pipeline = make_pipeline(batchers={"default": {"batch_timeout": NEVER}}).start()
     on_signal(pipeline.request_stop)
     pipeline.push_messages(acks.messages(range(10)))
-    call = Call(lambda: (time.sleep(0.05), os.kill(os.getpid(), signal.SIGUSR1)))
-    assert pipeline.join(BOUND) is True
+    begun = threading.Event()
+    call = signal_until(lambda: pipeline.state != "running", begun)
+    begun.set()
+    assert pipeline.join(2 * BOUND) is True
     call.result()
     assert sorted(acks.all_data()) == list(range(10))
 
@@ -529,14 +546,17 @@ def test_stop_from_a_signal_handler_during_join(make_pipeline: Any, on_signal: A
         pass
 
     def interrupt() -> None:
-        raise Interrupted
+        if not interrupted:
+            interrupted.append(True)
+            raise Interrupted
 
-    pipeline, may_come = make_pipeline().start(), threading.Event()
+    interrupted: list[bool] = []
+    pipeline, begun = make_pipeline().start(), threading.Event()
     on_signal(interrupt)
-    call = Call(lambda: (may_come.wait(BOUND), time.sleep(0.05), os.kill(os.getpid(), signal.SIGUSR1)))
+    call = signal_until(lambda: interrupted, begun)
     with pytest.raises(Interrupted):
-        may_come.set()
-        pipeline.join(6 * BOUND)
+        begun.set()
+        pipeline.join(2 * BOUND)
     call.result()
     assert pipeline.state == "running"
 
