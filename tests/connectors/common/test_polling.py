@@ -188,7 +188,7 @@ def test_leases_are_extended_while_a_handler_takes_its_time(start: Callable[...,
     """
     From receipt on, also for messages that wait; nothing is delivered twice.
     """
-    source = FakeSource(lease=1.5 * SCALE)  # half of it is left when an extension is due
+    source = FakeSource(lease=2.0 * SCALE)  # half of it is left when an extension is due
     source.publish(*range(10))
     start(source, make_handler(handle_message=lambda p, m, c: (gate.wait(), m)[1]))
     gate.arrived()
