@@ -557,7 +557,7 @@ for number in range(int(sys.argv[1])):
     print("number", number)
 print("oops", file=sys.stderr)
 while True:
-    time.sleep(600)
+    time.sleep(0.1)  # a signal right before a sleep is handled after it
 """
 
 

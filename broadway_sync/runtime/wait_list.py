@@ -14,10 +14,15 @@ Nothing here is held while somebody waits, so all of it may be called from a sig
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
 from time import monotonic
 from typing import Any, Callable, Deque, Optional
+
+# Seconds after which the main thread looks up from a long wait. A signal that another thread got, or that came right
+# before the wait for a lock, does not interrupt that wait, and its handler runs on the main thread alone.
+GLANCE = 1.0
 
 
 class WaitList:
@@ -128,5 +133,13 @@ class Latch:
     def wait(self, timeout: Optional[float] = None) -> bool:
         """
         Wait until the latch is open, at most *timeout* seconds; return whether it is.
+
+        On the main thread signal handlers run meanwhile, after :data:`GLANCE` seconds at the latest.
         """
-        return self._waiters.wait_for(lambda: self.is_open, timeout)
+        if threading.current_thread() is not threading.main_thread():
+            return self._waiters.wait_for(lambda: self.is_open, timeout)
+        ends_at = math.inf if timeout is None else monotonic() + timeout
+        while not self._waiters.wait_for(lambda: self.is_open, min(GLANCE, ends_at - monotonic())):
+            if monotonic() >= ends_at:
+                return False
+        return True

@@ -7,6 +7,7 @@ from __future__ import annotations
 import collections
 import signal
 import threading
+from time import monotonic
 from typing import Any, Deque, List
 
 import pytest
@@ -299,3 +300,22 @@ class TestLatch:
             calls = [Call(latch.wait, BOUND) for _ in range(4)]
             latch.open()
             assert [call.result() for call in calls] == [True] * 4
+
+    def test_the_main_thread_looks_up_for_signals_that_another_thread_got(self) -> None:
+        """
+        They do not interrupt its wait, and their handlers run on it alone.
+        """
+        latch = Latch()
+
+        def send() -> None:
+            eventually(lambda: latch._waiters.parked, "the main thread waits")
+            signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
+
+        before = signal.signal(signal.SIGUSR1, lambda number, frame: latch.open())
+        try:
+            since, call = monotonic(), Call(send)
+            assert latch.wait(BOUND)
+            assert monotonic() - since < BOUND / 2
+            call.result()
+        finally:
+            signal.signal(signal.SIGUSR1, before)
