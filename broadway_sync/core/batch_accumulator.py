@@ -67,14 +67,14 @@ def discard(batches: Dict[Any, Batch], key: Any, batch: Batch) -> None:
         if found is batch:
             return
         batches[key] = found
-    except Exception:  # user code; what follows calls none of it for the batches that it keeps
+    except BaseException:  # user code; what follows calls none of it for the batches that it keeps
         pass
     kept = [(other_key, other) for other_key, other in batches.items() if other is not batch]
     batches.clear()
     for other_key, other in kept:
         try:
             batches[other_key] = other
-        except Exception:  # as broken: it is found by the calendar, and is due in time
+        except BaseException:  # as broken: it is found by the calendar, and is due in time
             continue
 
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broadway_sync import InvalidReturnError, Message, NoopAcknowledger
-from broadway_sync.core.batch_accumulator import CUT, DUE, OPEN, Batch, BatchAccumulator
+from broadway_sync.core.batch_accumulator import CUT, DUE, FEW, OPEN, Batch, BatchAccumulator
 
 TIMEOUT = 10.0
 
@@ -402,8 +402,8 @@ class TestRefusal:
         accumulator = BatchAccumulator(weigh(100), TIMEOUT)
         accumulator.add([refused("wrong return"), refused("unknown mode")], None, 0.0)
         assert [str(error) for _, error in accumulator.rejected] == [
-            "the batch_size function must return (\"emit\", accumulator) or (\"cont\", accumulator), got: 'emit'",
-            "batch_mode must be \"bulk\" or \"flush\", got: 'later'",
+            'the batch_size function must return ("emit", accumulator) or ("cont", accumulator), got: \'emit\'',
+            'batch_mode must be "bulk" or "flush", got: \'later\'',
         ]
 
     @pytest.mark.parametrize("returned", [None, "emit", ("stop", 1), ("emit",), ("emit", 1, 2), ["emit", 1]])
@@ -443,6 +443,10 @@ class Moody:
     def __hash__(self) -> int:
         if self.mood == "raises":
             raise LookupError("no hash")
+        if self.mood == "exits after one look":
+            self.mood = "exits"
+        elif self.mood == "exits":
+            raise SystemExit("no hash")
         return 1
 
     def __eq__(self, other: object) -> bool:
@@ -490,6 +494,18 @@ class TestBrokenKeys:
         accumulator.expire(11.0)  # the first two are due, which removes the broken key
         accumulator.add([message(4, last)], None, 11.0)
         assert [data(batch) for batch in take_ready(accumulator)] == [[1], [2], [3, 4]]
+
+    def test_a_message_that_completes_a_batch_is_in_it_or_rejected(self) -> None:
+        """
+        Not both, when the key begins to raise right then; whatever it raises.
+        """
+        accumulator = BatchAccumulator(2, TIMEOUT)
+        broken = Moody("a")
+        accumulator.add([message(1, broken)], None, 0.0)
+        broken.mood = "exits after one look"
+        accumulator.add([message(2, broken)], None, 0.0)
+        assert [data(batch) for batch in take_ready(accumulator)] == [[1, 2]]
+        assert (accumulator.open_count, list(accumulator.rejected)) == (0, [])
 
 
 class TestCalendar:
@@ -646,12 +662,17 @@ rules = st.one_of(st.integers(1, 5).map(_by_size), st.integers(1, 12).map(_by_we
 keys = st.sampled_from(["default", "a", "b", 1, 1.0, True, None, ("x", 2)])
 modes = st.sampled_from(["bulk"] * 9 + ["flush"])
 weights = st.sampled_from([1, 2, 3, 5, "raise"])
-additions = st.tuples(
-    st.just("add"), st.lists(st.tuples(weights, keys, modes), max_size=8), st.sampled_from([None, 0, 1])
+members = st.tuples(weights, keys, modes)
+mixed = st.lists(members, max_size=8)
+# More than FEW that are alike, which are added in lots, and some others.
+alike = st.builds(lambda first, count, rest: [first] * count + rest, members, st.integers(FEW, FEW + 6), mixed)
+additions, large_additions = (
+    st.tuples(st.just("add"), lists, st.sampled_from([None, 0, 1])) for lists in (mixed, alike)
 )
 operations = st.one_of(
     additions,
     additions,
+    large_additions,
     st.tuples(st.just("pass"), st.sampled_from([0.0, 0.5, 3.0, 11.0])),
     st.tuples(st.just("expire")),
     st.tuples(st.just("take")),
