@@ -262,8 +262,8 @@ class Topology:
         """
         Give up on these stages and unpark their threads; return how many messages were left unacknowledged.
         """
+        self.dispatcher.abandon()  # first: a processor that is given up would drop what it takes
         left: int = sum(stage.abandon() for stage in stages)
-        self.dispatcher.abandon()
         self.drained.open()
         self.abandoned.open()
         return left

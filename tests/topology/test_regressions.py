@@ -10,9 +10,10 @@ import pytest
 
 from broadway_sync import NotRunningError, PipelineFailedError
 from broadway_sync.topology.batch_processor_stage import BatchProcessorStage
+from broadway_sync.topology.topology import Topology
 
 from ..helpers import BOUND, NEVER, Call, RecordingAcknowledger, eventually, get
-from .support import messages
+from .support import data, make_settings, messages
 from .test_producer_stage import Scene
 
 
@@ -70,3 +71,22 @@ def test_thread_that_dies_past_the_budget_is_not_waited_for(
     pipeline.push_messages(messages(acks, 1))
     with pytest.raises(PipelineFailedError):
         pipeline.join(BOUND)
+
+
+def test_what_comes_while_stages_are_given_up_is_left_for_the_next_generation(acks: RecordingAcknowledger) -> None:
+    """
+    No processor takes it: given up, it would drop it.
+    """
+    topology = Topology(make_settings(), None, set())
+    (processor,) = topology.dispatcher.processors
+    call = Call(processor.run)
+    eventually(lambda: topology.dispatcher.channels[0].idle.parked, "the processor waits")
+
+    class RateLimit:
+        def abandon(self) -> int:
+            topology.dispatcher.push(messages(acks, 1))
+            call.result()
+            return 0
+
+    assert topology.abandon([processor, RateLimit()]) == 0
+    assert data(topology.dispatcher.remove_all()[0]) == [0]
