@@ -5,12 +5,25 @@ Acknowledgers: how messages are grouped, when they are acknowledged, and what an
 from __future__ import annotations
 
 import queue
-from typing import Any
+import random
+import sys
+from typing import Any, Iterator
 
 import pytest
 
-from broadway_sync import CallerAcknowledger, Message, NoopAcknowledger
-from tests.helpers import NEVER, RecordingAcknowledger, get, make_handler
+from broadway_sync import CallerAcknowledger, Message, NoopAcknowledger, ack_immediately
+from tests.helpers import NEVER, Call, RecordingAcknowledger, get, make_handler
+
+
+@pytest.fixture
+def frequent_switches() -> Iterator[None]:
+    """
+    Threads take turns as often as they can.
+    """
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
 
 
 def odd_ones_fail(processor: str, message: Message, context: Any) -> Message:
@@ -111,6 +124,47 @@ def test_handling_goes_on_after_an_acknowledger_raised_for_failures(make_pipelin
     with make_pipeline(make_handler(handle_message=odd_ones_fail), batchers={"default": {}}) as pipeline:
         pipeline.push_messages(broken.messages(range(4)))
     assert sorted(broken.all_data()) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_runs_of_messages_that_are_alike(seed: int) -> None:
+    """
+    Messages that share their triple are grouped as if each had its own, also those beside them that are acknowledged
+    already or have no triple at all.
+    """
+    dice = random.Random(seed)
+    everybody = first, second = RecordingAcknowledger(), RecordingAcknowledger()
+    wrong = [(first, "a"), None]
+    triples = [first.init("a"), first.init("a"), first.init("b"), second.init("a"), second.init(["a list"]), *wrong]
+    runs = [[dice.choice(triples)] * dice.choice([1, 3, 20]) for _ in range(6)]
+    messages = [Message(None, triple) for run in runs for triple in run]
+    failed = [message.fail("why") for message in messages if dice.random() < dice.choice([0, 0.1, 0.5])]
+    early = ack_immediately(message for message in messages if dice.random() < 0.05)
+    for acks in everybody:
+        acks.acks.clear()
+
+    ack_immediately(messages)
+    expected: dict[Any, tuple[Any, list[Message], list[Message]]] = {}
+    for message in sorted(messages, key=failed.__contains__):
+        if message not in early and message.acknowledger not in wrong:
+            acks, ref, _ = message.acknowledger
+            group = expected.setdefault((acks, str(ref)), (ref, [], []))
+            group[1 + (message in failed)].append(message)
+    for acks in everybody:
+        calls = [group for (owner, _), group in expected.items() if owner is acks]
+        assert [(ack.ref, ack.successful, ack.failed) for ack in acks.acks] == calls
+
+
+@pytest.mark.usefixtures("frequent_switches")
+def test_threads_that_acknowledge_the_same_messages(acks: Any) -> None:
+    """
+    Each message is acknowledged by one of them, messages that share their triple too.
+    """
+    messages = [Message(number, triple) for triple in [acks.init()] for number in range(2000)]
+    calls = [Call(ack_immediately, part) for part in (messages, messages[::-1], messages[500:1500], messages)]
+    for call in calls:
+        call.result()
+    assert sorted(acks.all_data()) == list(range(2000))
 
 
 class Unhashable(RecordingAcknowledger):
