@@ -388,8 +388,9 @@ class Dispatcher:
         """
         Let no chunk be taken while any of *batchers* is full; :meth:`wake_processors` must follow when it has room.
         """
+        held_by = tuple(batchers)
         for channel in self.channels:
-            channel.batchers = tuple(batchers)
+            channel.batchers = held_by
 
     def wake_processors(self) -> None:
         """
