@@ -248,7 +248,7 @@ class MessageSpans:
         # A copy of a dict that has all keys takes half of the time of one to which some are added.
         self._common = {**common, "message": None, "telemetry_span_context": None}
         self._context: Any = None
-        self._offset = time_ns() - monotonic_ns()
+        self._offset = time_ns() - monotonic_ns()  # one look at the wall clock does for a chunk
         self._started = 0
 
     def start(self, message: Any) -> None:

@@ -130,7 +130,7 @@ class Channel:
         """
         ready = self.ready
         while not self.is_abandoned:
-            for batcher in self.batchers:
+            for batcher in self.batchers:  # the inlined _may_take()
                 if batcher.is_full:
                     break
             else:
