@@ -162,9 +162,8 @@ def _group(messages: Sequence[Message], groups: Dict[Hashable, Group], column: i
         try:
             acknowledger, ack_ref, _ = message.acknowledger
         except BaseException as error:  # whatever it is, it is no triple
-            log_error(
-                f"not an (acknowledger, ack_ref, ack_data): {safe_repr(message.acknowledger)}", error, pipeline, stage
-            )
+            found = safe_repr(getattr(message, "acknowledger", None))
+            log_error(f"not an (acknowledger, ack_ref, ack_data): {found}", error, pipeline, stage)
             continue
         if acknowledger is not last_acknowledger or ack_ref is not last_ref:
             last_acknowledger, last_ref = acknowledger, ack_ref
@@ -178,7 +177,7 @@ def _group_alike(messages: Sequence[Message], groups: Dict[Hashable, Group], col
 
     Sources without ack data give all messages one triple: that takes half of the time.
     """
-    triple = messages[0].acknowledger
+    triple: Any = getattr(messages[0], "acknowledger", None)
     alike = _claim_alike(messages, triple) if type(triple) is tuple and len(triple) == 3 else 0
     if alike:
         _find(groups, triple[0], triple[1])[column].extend(messages[:alike])

@@ -167,17 +167,17 @@ class BatchAccumulator:
         Add messages from the first one on, as long as they have the very same key and are in bulk mode; return how
         many. Where nobody puts keys that is all of them, in a third of the time.
         """
-        size, count, added = self._size, _count_alike(messages), 0
+        size, added = self._size, 0
         try:
+            key, count = messages[0].batch_key, _count_alike(messages)
             while added < count:
-                key = messages[0].batch_key
                 batch = batches.get(key) or self._find_or_open(key, partition, now)
                 end = min(added + size - len(batch.messages), count)
                 batch.messages += messages[added:end]
                 added = end
                 if len(batch.messages) >= size:
                     self._cut(batch, "size")
-        except BaseException:  # user code: the key has begun to raise; each of its messages is rejected by itself
+        except BaseException:  # user code: a key that raises, or is not there; each of these is rejected by itself
             pass
         return added
 

@@ -304,3 +304,17 @@ def test_caller_acknowledgers_on_different_queues(make_pipeline: Any) -> None:
         pipeline.push_messages(Message(n, CallerAcknowledger.init((first, second)[n % 2], "r")) for n in range(4))
         assert [m.data for m in get(first)[2]] == [0, 2]
         assert [m.data for m in get(second)[2]] == [1, 3]
+
+
+@pytest.mark.parametrize("count", [3, 20])
+@pytest.mark.parametrize("index", [0, 2])
+def test_a_message_without_an_acknowledger_stops_nobody(acks: Any, caplog: Any, count: int, index: int) -> None:
+    """
+    Somebody has deleted it: that is logged, and the others are acknowledged.
+    """
+    messages = [Message(number, triple) for triple in [acks.init()] for number in range(count)]
+    del messages[index].acknowledger
+    ack_immediately(messages)
+    assert acks.next().data == ([number for number in range(count) if number != index], [])
+    (record,) = caplog.records
+    assert "not an (acknowledger, ack_ref, ack_data)" in record.getMessage()

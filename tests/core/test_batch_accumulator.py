@@ -395,6 +395,18 @@ class TestRefusal:
         assert [data(batch) for batch in accumulator.unfinished()] == [[1, 2, 3]]
         assert len(accumulator.rejected) == 2
 
+    @pytest.mark.parametrize("index", [0, FEW // 2, FEW])
+    def test_a_message_without_a_key_is_rejected_alone(self, index: int) -> None:
+        """
+        A handler may have deleted it; also where many are added at a time.
+        """
+        accumulator = BatchAccumulator(FEW, 1.0)
+        messages = [message(number) for number in range(FEW + 1)]
+        del messages[index].batch_key
+        accumulator.add(messages, None, 0.0)
+        assert [rejected.data for rejected, _ in accumulator.rejected] == [index]
+        assert [data(batch) for batch in take_ready(accumulator)] == [[n for n in range(FEW + 1) if n != index]]
+
     def test_the_text_says_what_was_expected(self) -> None:
         """
         With the value that came instead.
