@@ -641,10 +641,10 @@ def kill(thread: threading.Thread) -> None:
 
 def _place(thread: threading.Thread) -> Any:
     """
-    Return where *thread* is: its innermost frame and the instruction in it; None if it has not started.
+    Return where *thread* is: an instruction of the library or of Python; None if it has not started.
     """
     frame = sys._current_frames().get(thread.ident or 0)
-    return frame and (id(frame), frame.f_code, frame.f_lasti)
+    return frame and (frame.f_code, frame.f_lasti)  # not the frame: a producer that polls comes back to the same wait
 
 
 POKES = itertools.count()
