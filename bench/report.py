@@ -14,9 +14,14 @@ HEADINGS = [
     "CPU s/M", "peak MB", "switches/msg",
 ]  # fmt: skip
 
+
+def _percentiles(figures: Dict[str, Any]) -> str:
+    return "p50 {p50_us:.0f} us, p90 {p90_us:.0f} us, p99 {p99_us:.0f} us".format(**figures)
+
+
 _SHOWN: Dict[str, Callable[[Dict[str, Any]], str]] = {
-    "latency": lambda m: "p50 {p50_us:.0f} us, p90 {p90_us:.0f} us, p99 {p99_us:.0f} us".format(**m),
-    "round_trip": lambda m: "p50 {p50_us:.0f} us, p90 {p90_us:.0f} us, p99 {p99_us:.0f} us".format(**m),
+    "latency": _percentiles,
+    "round_trip": _percentiles,
     "rate": lambda m: "{share_of_ideal:.4f} of ideal, at most {most_in_a_window} a window".format(**m),
     "idle": lambda m: "{threads} threads: {cpu_percent:.3f}% CPU, {wake_ups} wake-ups/s".format(**m),
     "start_stop": lambda m: "{threads} threads: {milliseconds:.1f} ms, worst {worst_milliseconds:.1f}".format(**m),

@@ -54,7 +54,7 @@ def test_server_is_killed_and_comes_back(
     assert pipeline.state == "running"
     # What was deleted just before the kill may come back: the server had not written it yet.
     assert len(recorder.duplicates()) <= 2 * IN_FLIGHT
-    assert 1 <= len(said(caplog, "no connection")) <= 4  # one for each kind of error, of a server that comes up slowly
+    assert 1 <= len(said(caplog, "no connection")) <= 2
     assert said(caplog, "connected again")
 
 
