@@ -30,6 +30,9 @@ GRACE = 60.0
 # Cores in use by other processes while a job ran; with more, its figures say little.
 TOO_MUCH_LOAD = 0.15
 
+# Characters of a failed job's errors that are shown.
+SHOWN = 4_000
+
 
 class JobFailedError(Exception):
     """
@@ -192,12 +195,23 @@ def _run_child(job: str, settings: Settings, python: str, environment: Mapping[s
     if code is None:
         raise JobFailedError(f"{job}: killed after {time_limit + 10:.0f} s")
     if code:
-        raise JobFailedError(f"{job}: exit code {code}\n{err.strip()[-4000:]}")
+        raise JobFailedError(f"{job}: exit code {code}\n{_both_ends(err.strip())}")
     answer = json.loads(out.splitlines()[-1])
     if "skipped" in answer:
         raise JobSkippedError(answer["skipped"])
     figures: Dict[str, Any] = answer["figures"]
     return figures
+
+
+def _both_ends(errors: str) -> str:
+    """
+    Return *errors*, if they are long their start and their end.
+
+    A hung job first says that its time is up, then where each thread is, its main thread last.
+    """
+    if len(errors) <= SHOWN:
+        return errors
+    return f"{errors[: SHOWN // 2]}\n[...]\n{errors[-SHOWN // 2 :]}"
 
 
 def _communicate(command: List[str], environment: Mapping[str, str], limit: float) -> Tuple[Optional[int], str, str]:

@@ -140,11 +140,12 @@ def test_a_peer_that_is_missing_is_skipped(monkeypatch: pytest.MonkeyPatch, tmp_
 @pytest.mark.timeout(60)
 def test_a_job_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    It shows where it hung.
+    It shows where it hung, also when the stacks of its threads are more than is shown.
     """
-    monkeypatch.setattr(runner, "GRACE", 3.0)
-    with pytest.raises(runner.JobFailedError, match=r"Timeout(.|\n)*in idle"):
-        runner.run_job("idle", Settings(messages=0, seconds=3600.0, concurrency=1))
+    monkeypatch.setattr(runner, "GRACE", 5.0)
+    with pytest.raises(runner.JobFailedError, match=r"Timeout(.|\n)*\[\.\.\.\](.|\n)*in idle") as caught:
+        runner.run_job("idle", Settings(messages=0, seconds=3600.0, concurrency=20))
+    assert len(str(caught.value)) < runner.SHOWN + 100
 
 
 def test_disturbed_repetitions_are_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
