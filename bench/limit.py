@@ -52,6 +52,8 @@ class Limit:
         self.chunk = chunk
         self.partition_by = partition_by
         self.partitions = partitions
+        self.step = self._step if partition_by is None else self._step_by_partition
+        """Takes one chunk from the source to its batches."""
         numbers: List[Optional[int]] = [None] if partition_by is None else list(range(partitions))
         self.batches: List[Batches] = []
         if batch_size is not None:
@@ -76,7 +78,7 @@ class Limit:
         """
         Build, handle, batch and acknowledge the messages 0 to *messages* - 1.
         """
-        step = self.step if self.partition_by is None else self.step_by_partition
+        step = self.step
         for first in range(0, messages, self.chunk):
             numbers = range(first, min(first + self.chunk, messages))
             step([Message(number, acknowledger) for number in numbers])
@@ -89,10 +91,7 @@ class Limit:
         for batches in self.batches:
             batches.flush()
 
-    def step(self, chunk: List[Message]) -> None:
-        """
-        One chunk from the source to its batches.
-        """
+    def _step(self, chunk: List[Message]) -> None:
         successful, failed = self.handle(chunk)
         if not self.batches:
             acknowledge(successful, failed)
@@ -101,10 +100,7 @@ class Limit:
             acknowledge((), failed)
         self.batches[0].add(successful)
 
-    def step_by_partition(self, chunk: List[Message]) -> None:
-        """
-        As :meth:`step`, each partition of the chunk by itself.
-        """
+    def _step_by_partition(self, chunk: List[Message]) -> None:
         for part in self.split(chunk).values():
             successful, failed = self.handle(part)
             if not self.batches:

@@ -88,6 +88,17 @@ def test_partitions_have_their_own_batches() -> None:
         assert {number % 4 for number in members} == {info.partition}
 
 
+def test_a_chunk_of_somebody_else_is_split_by_partition_too() -> None:
+    """
+    The floor makes its chunks on a thread of their own.
+    """
+    recorder = Recorder()
+    limit = Limit(recorder, chunk=4, batch_size=5, partition_by=lambda message: message.data, partitions=2)
+    limit.step([Message(number, (recorder, "ref", None)) for number in range(4)])
+    limit.flush()
+    assert [(info.partition, members) for info, members in recorder.batches] == [(0, [0, 2]), (1, [1, 3])]
+
+
 def test_partitions_without_a_batcher_are_acknowledged() -> None:
     recorder = run(Recorder(), 8, chunk=4, partition_by=lambda message: message.data, partitions=2)
     assert recorder.acks == [("ref", [0, 2], []), ("ref", [1, 3], []), ("ref", [4, 6], []), ("ref", [5, 7], [])]
