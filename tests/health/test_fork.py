@@ -45,6 +45,7 @@ def fork(child):
         except BaseException:
             import traceback
             traceback.print_exc()
+            sys.stderr.flush()
             os._exit(1)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) if sys.version_info >= (3, 9) else os.waitpid(pid, 0)[1]
 """
@@ -68,6 +69,8 @@ def child():
     pipeline = make()
     with HealthMonitor(pipeline, port=0, file=PATH) as monitor, pipeline:
         assert ask(monitor.port) == 200
+    for thread in threading.enumerate()[1:]:
+        thread.join(10)  # of the request: its client has the answer before it ends
     assert [t.name for t in threading.enumerate()] == ["MainThread"]
 
 print(fork(child))

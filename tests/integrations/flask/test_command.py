@@ -25,7 +25,7 @@ from broadway_sync.integrations.flask import Broadway  # noqa: E402 - after the 
 from broadway_sync.runner import run_flags  # noqa: E402
 from tests.brokers.process import Process  # noqa: E402
 from tests.helpers import BOUND, eventually, python_env  # noqa: E402
-from tests.integrations.web.support import ROOT, Server, is_installed, python_command, requests, require  # noqa: E402
+from tests.integrations.web.support import ROOT, Server, is_installed, requests, require  # noqa: E402
 
 APP = ROOT / "docs" / "examples" / "flask_app"
 ORDERS = [{"customer": f"c{number:03}"} for number in range(250)]
@@ -271,9 +271,7 @@ def test_clicks_of_a_web_process(server: Server, preload: Any) -> None:
     gunicorn, with the configuration of the manual: on SIGTERM all acknowledged clicks are stored, once.
     """
     require("gunicorn", is_installed("gunicorn"))
-    bind = ("--bind", f"127.0.0.1:{server.port}")
-    command = python_command("-m", "gunicorn", "--config", "gunicorn.conf.py", *bind, *preload, "shop:create_app()")
-    server.start(command)
+    server.start_gunicorn(*preload, "shop:create_app()")
     with requests(server) as clients:
         clients.wait_for(100)
         assert server.stop() == 0, server.log

@@ -88,6 +88,29 @@ class Server:
         eventually(self._accepts, "the server accepts connections", 3 * BOUND)
         return self
 
+    def start_gunicorn(self, *arguments: Any, workers: int = 2) -> Server:
+        """
+        Start gunicorn with the configuration of the example; return when so many workers have booted.
+        """
+        config = talking(self.folder / "gunicorn.conf.py", self.folder / "talking.conf.py")
+        bind = ("--bind", f"{HOST}:{self.port}")
+        self.start(python_command("-m", "gunicorn", "--config", config, *bind, *arguments))
+        self.wait_until_booted(workers)
+        return self
+
+    def wait_until_booted(self, count: int = 2) -> None:
+        """
+        Wait until all workers of gunicorn have booted: each is told only once to end, and passes it by before that.
+        """
+
+        def is_booted() -> bool:
+            log = self.log
+            assert self.process.is_alive, log
+            workers = self.workers()
+            return len(workers) == count and workers <= booted(log)
+
+        eventually(is_booted, "all workers have booted", 3 * BOUND)
+
     def _accepts(self) -> bool:
         assert self.process.is_alive, self.log
         with contextlib.suppress(OSError):

@@ -9,7 +9,7 @@ from typing import Any, Callable, Iterator, List
 import pytest
 
 from tests.helpers import run_python
-from tests.integrations.web.support import Server, is_installed, python_command, requests, require
+from tests.integrations.web.support import Server, is_installed, requests, require
 
 PATCH = {
     "gevent": "from gevent import monkey; monkey.patch_all()",
@@ -147,13 +147,10 @@ def test_gunicorn_with_gevent(servers: Any) -> None:
     """
     require("gunicorn", is_installed("gunicorn"))
     server = servers()
-    bind = ("--bind", f"127.0.0.1:{server.port}")
-    arguments = ("--config", "gunicorn.conf.py", "--worker-class", "gevent", *bind, "clicks:application")
-    server.start(python_command("-m", "gunicorn", *arguments))
+    server.start_gunicorn("--worker-class", "gevent", "clicks:application")
+    assert server.log.count("gevent has replaced the threads of this process") == 2
     with requests(server) as clients:
         clients.wait_for(200)
-        # Of both workers: gunicorn tells one that is still starting to end before it listens to signals, and only once.
-        server.wait_for_log("gevent has replaced the threads of this process", 2)
         assert server.stop() == 0, server.log
     assert set(clients.stop()) <= set(server.stored()), server.log
     assert "Traceback" not in server.log, server.log

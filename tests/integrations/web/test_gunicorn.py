@@ -12,7 +12,7 @@ from typing import Any, Callable, Iterator, List
 import pytest
 
 from tests.helpers import BOUND, eventually
-from tests.integrations.web.support import Server, booted, is_installed, python_command, requests, require, talking
+from tests.integrations.web.support import Server, is_installed, requests, require
 
 Make = Callable[..., Server]
 
@@ -29,29 +29,11 @@ def gunicorn() -> Iterator[Make]:
     def start(*arguments: Any, target: str = "clicks:application", workers: int = 2, **options: Any) -> Server:
         server = Server(**options)
         servers.append(server)
-        config = talking(server.folder / "gunicorn.conf.py", server.folder / "talking.conf.py")
-        bind = ("--bind", f"127.0.0.1:{server.port}")
-        server.start(python_command("-m", "gunicorn", "--config", config, *bind, *arguments, target))
-        wait_until_booted(server, workers)
-        return server
+        return server.start_gunicorn(*arguments, target, workers=workers)
 
     yield start
     for server in servers:
         server.close()
-
-
-def wait_until_booted(server: Server, count: int = 2) -> None:
-    """
-    Wait until all workers have booted: gunicorn tells each only once to end, and those that have not pass it by.
-    """
-
-    def is_booted() -> bool:
-        log = server.log
-        assert server.process.is_alive, log
-        workers = server.workers()
-        return len(workers) == count and workers <= booted(log)
-
-    eventually(is_booted, "all workers have booted", 3 * BOUND)
 
 
 @pytest.mark.parametrize("preload", [(), ("--preload",)], ids=["", "preload"])
@@ -90,7 +72,7 @@ def reload(server: Server) -> None:
     assert before
     server.process.signal(signal.SIGHUP)
     eventually(lambda: not before & server.workers(), "the old workers end", 3 * BOUND)
-    wait_until_booted(server)
+    server.wait_until_booted()
 
 
 def test_reload(gunicorn: Make) -> None:
@@ -116,7 +98,7 @@ def test_workers_that_are_recycled(gunicorn: Make) -> None:
     with requests(server) as clients:
         clients.wait_for(300)
     acknowledged = clients.stop()
-    wait_until_booted(server)
+    server.wait_until_booted()
     assert server.stop() == 0, server.log
     assert set(acknowledged) <= set(server.stored()), server.log
     assert server.log.count("Booting worker") > 5
@@ -145,7 +127,7 @@ def test_a_worker_that_is_killed(gunicorn: Make) -> None:
         killed = int(clients.workers[clients.acknowledged[-1]])
         os.kill(killed, signal.SIGKILL)
         eventually(lambda: len(server.workers() - {killed}) == 2, "two workers", 3 * BOUND)
-        wait_until_booted(server)
+        server.wait_until_booted()
         clients.wait_for(100)
         assert server.stop() == 0, server.log
     clients.stop()
