@@ -3,6 +3,7 @@
 # The tests of connectors use the brokers that they find on this machine, and skip the others with their reason.
 #
 #   make test                      the whole test suite, with branch coverage of the core
+#   make test --jobs=2             the same in half the time: tests of connectors wait for brokers more than they work
 #   make test ARGS="-k batcher"    some of it, any arguments of pytest, without coverage
 #   make brokers                   fetches the brokers that the tests can start (needs Maven, Java, npm)
 #   make demo                      imports a month of flight records into SQLite
@@ -22,13 +23,14 @@ MAVEN_COPY = mvn -q -B org.apache.maven.plugins:maven-dependency-plugin:3.6.1:co
 # Tests that coverage itself makes hang: it holds a lock of its own when a busy process forks, and CPython 3.11 spins
 # when a traced thread runs while an exception waits in a parked one. They run without it.
 UNTRACED = fork_under_load or thread_that_dies or threads_that_die
+HALVES = test-connectors test-others
 # Seeds of the longer stress run.
 SEEDS ?= 2000
 
 .DEFAULT_GOAL := help
 # A venv or an installation that failed half way does not count as made.
 .DELETE_ON_ERROR:
-.PHONY: help test brokers coverage demo stress bench bench-compare lint types docs clean
+.PHONY: help test $(HALVES) brokers coverage demo stress bench bench-compare lint types docs clean
 
 help:
 	@echo "make test          run the tests (ARGS=... for pytest), coverage of the core at the end"
@@ -48,14 +50,23 @@ $(VENV)/.installed-%: setup.cfg | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable ".[$(subst -,$(COMMA),$*)]"
 	@touch $@
 
-test: $(VENV)/.installed-$(EXTRAS)
 ifdef ARGS
+test: $(VENV)/.installed-$(EXTRAS)
 	$(BIN)/python -m pytest -rfEs $(ARGS)
 else
-	$(BIN)/python -m coverage run -m pytest -rfEs -k "not ($(UNTRACED))"
+# Both halves are run also when the first one fails.
+test: $(VENV)/.installed-$(EXTRAS)
+	$(MAKE) --no-print-directory --keep-going $(HALVES)
 	$(BIN)/python -m pytest -rfEs -k "$(UNTRACED)" tests/contract
+	$(BIN)/python -m coverage combine --quiet $(HALVES:%=.coverage.%)
 	$(BIN)/python -m coverage report
 endif
+
+test-connectors:
+	COVERAGE_FILE=.coverage.$@ $(BIN)/python -m coverage run -m pytest -rfEs tests/connectors
+
+test-others:
+	COVERAGE_FILE=.coverage.$@ $(BIN)/python -m coverage run -m pytest -rfEs --ignore=tests/connectors -k "not ($(UNTRACED))"
 
 # What cannot be fetched is said and left out: its tests are skipped, unless BROADWAY_REQUIRE_BROKERS=1.
 brokers: $(JARS:%=$(BROKERS)/%/.fetched) $(BROKERS)/ministack/.installed-$(MINISTACK) $(BROKERS)/statsd/.installed-$(STATSD)
