@@ -52,21 +52,21 @@ $(VENV)/.installed-%: setup.cfg | $(BIN)/python
 
 ifdef ARGS
 test: $(VENV)/.installed-$(EXTRAS)
-	$(BIN)/python -m pytest -rfEs $(ARGS)
+	$(BIN)/python -m pytest -rfEsR $(ARGS)
 else
 # Both halves are run also when the first one fails.
 test: $(VENV)/.installed-$(EXTRAS)
 	$(MAKE) --no-print-directory --keep-going $(HALVES)
-	$(BIN)/python -m pytest -rfEs -k "$(UNTRACED)" tests/contract
+	$(BIN)/python -m pytest -rfEsR -k "$(UNTRACED)" tests/contract
 	$(BIN)/python -m coverage combine --quiet $(HALVES:%=.coverage.%)
 	$(BIN)/python -m coverage report
 endif
 
 test-connectors:
-	COVERAGE_FILE=.coverage.$@ $(BIN)/python -m coverage run -m pytest -rfEs tests/connectors
+	COVERAGE_FILE=.coverage.$@ $(BIN)/python -m coverage run -m pytest -rfEsR tests/connectors
 
 test-others:
-	COVERAGE_FILE=.coverage.$@ $(BIN)/python -m coverage run -m pytest -rfEs --ignore=tests/connectors -k "not ($(UNTRACED))"
+	COVERAGE_FILE=.coverage.$@ $(BIN)/python -m coverage run -m pytest -rfEsR --ignore=tests/connectors -k "not ($(UNTRACED))"
 
 # What cannot be fetched is said and left out: its tests are skipped, unless BROADWAY_REQUIRE_BROKERS=1.
 brokers: $(JARS:%=$(BROKERS)/%/.fetched) $(BROKERS)/ministack/.installed-$(MINISTACK) $(BROKERS)/statsd/.installed-$(STATSD)
@@ -107,7 +107,7 @@ demo: $(VENV)/.installed-demo
 	$(BIN)/python -m examples.flights $(ARGS)
 
 stress: $(VENV)/.installed-$(EXTRAS)
-	BROADWAY_STRESS_SEEDS=$(SEEDS) $(BIN)/python -m pytest -rfEs --timeout=300 tests/test_stress.py $(ARGS)
+	BROADWAY_STRESS_SEEDS=$(SEEDS) $(BIN)/python -m pytest -rfEsR --timeout=300 tests/test_stress.py $(ARGS)
 
 bench: $(VENV)/.installed-bench-all
 	$(BIN)/python -m bench $(ARGS)

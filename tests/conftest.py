@@ -16,6 +16,7 @@ import os
 import sys
 import threading
 import traceback
+from pathlib import Path
 from typing import Any, Callable, Iterator
 
 import pytest
@@ -30,6 +31,9 @@ pytest_plugins = ["tests.brokers.fixtures"]
 GRACE = 5.0 * float(os.environ.get("BROADWAY_TIME_SCALE", "1"))
 """Seconds that a thread has to end after its test; every one that ends sooner costs only what it takes."""
 
+ONE_TRY = {"contract", "core", "runtime", "topology", "test_stress.py"}
+"""Tests in which no program of others takes part; ``--reruns`` (pytest-rerunfailures) is not for them."""
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """
@@ -40,6 +44,16 @@ def pytest_configure(config: pytest.Config) -> None:
         sys.setswitchinterval(float(interval))
     config.addinivalue_line("filterwarnings", "error::pytest.PytestUnhandledThreadExceptionWarning")
     config.addinivalue_line("filterwarnings", "error::pytest.PytestUnraisableExceptionWarning")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """
+    Have the tests of ``ONE_TRY`` fail at their first failure, whatever ``--reruns`` says.
+    """
+    tests = Path(__file__).resolve().parent
+    for item in items:
+        if tests in item.path.parents and item.path.relative_to(tests).parts[0] in ONE_TRY:
+            item.add_marker(pytest.mark.flaky(reruns=0))
 
 
 def _library() -> Any:

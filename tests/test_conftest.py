@@ -10,8 +10,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
+from tests import conftest
 from tests.helpers import python_env
 
 LEAKS = """
@@ -124,3 +126,32 @@ def test_outcome(report: str, name: str) -> None:
     assert outcome in outcomes, report
     assert (outcome == "passed") == (outcomes == {"passed"}), report
     assert text in report
+
+
+@attrs.define
+class Item:
+    """
+    What is asked of a test when it is collected.
+    """
+
+    path: Path
+    markers: list[Any] = attrs.Factory(list)
+
+    def add_marker(self, marker: Any) -> None:
+        self.markers.append(marker)
+
+
+def test_tests_of_the_core_have_one_try(tmp_path: Path) -> None:
+    """
+    ``--reruns`` is for tests in which programs of others take part.
+    """
+    tests = Path(__file__).resolve().parent
+    core = [Item(tests / "core" / "test_demand.py"), Item(tests / "test_stress.py")]
+    others = [
+        Item(tests / "health" / "test_fork.py"),
+        Item(tests / "test_brokers.py"),
+        Item(tmp_path / "core" / "test.py"),
+    ]
+    conftest.pytest_collection_modifyitems([*core, *others])
+    assert [marker.kwargs for item in core for marker in item.markers] == [{"reruns": 0}] * 2
+    assert [item.markers for item in others] == [[]] * 3
