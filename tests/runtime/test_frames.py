@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import gc
 import sys
+import threading
 from typing import Any, List
 
 import pytest
@@ -14,7 +15,7 @@ from broadway_sync.runner.dump import dump_text
 from broadway_sync.runtime.frames import no_collection
 from broadway_sync.runtime.supervisor import describe_threads, hanging
 
-from ..helpers import run_python
+from ..helpers import BOUND, QUIET, Call, run_python
 
 STOPS = """
 import gc, logging, sys
@@ -73,3 +74,54 @@ def test_a_collector_that_is_off_stays_off() -> None:
         assert not gc.isenabled()
     finally:
         gc.enable()
+
+
+def test_first_through_does_not_let_the_collector_loose() -> None:
+    """
+    Whoever comes while another thread looks has the collector away for as long as it takes itself.
+    """
+    go_on, seen = threading.Event(), []
+
+    def look() -> None:
+        with no_collection():
+            assert go_on.wait(BOUND)
+            seen.append(gc.isenabled())
+
+    with no_collection():
+        call = Call(look)
+        call.thread.join(QUIET)  # it may come in here
+    go_on.set()
+    call.result()
+    assert (seen, gc.isenabled()) == ([False], True)
+
+
+FORKS = """
+import gc, os, threading
+from broadway_sync.runtime.frames import no_collection
+inside, go_on = threading.Event(), threading.Event()
+
+def look():
+    with no_collection():
+        inside.set()
+        go_on.wait()
+
+thread = threading.Thread(target=look)
+thread.start()
+inside.wait()
+child = os.fork()
+if not child:
+    with no_collection():
+        pass
+    os._exit(0 if gc.isenabled() else 3)
+print(os.WEXITSTATUS(os.waitpid(child, 0)[1]))
+go_on.set()
+thread.join()
+"""
+
+
+def test_fork_while_a_thread_looks() -> None:
+    """
+    The child may look itself, and its collector is at work.
+    """
+    done = run_python(FORKS)
+    assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr
