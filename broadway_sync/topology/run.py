@@ -114,7 +114,8 @@ class Run:
             raise DrainTimeoutError(f"pipeline {self._settings.name!r} did not end in time{text}", 0, stacks)
         self._supervisor.join()
         if error is not None:
-            self._is_reported = not self._callers_of_stop
+            if not self._callers_of_stop:
+                self._is_reported = True
             raise error
 
     def join(self, timeout: Optional[float]) -> bool:

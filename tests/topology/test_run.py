@@ -169,3 +169,54 @@ def test_a_push_does_not_overtake_what_was_pushed_during_the_restart(
     gate.open()
     assert acks.collect_data(2) == (["before", "later"], [])
     pushes[0].result()
+
+
+class Callers(list):  # type: ignore[type-arg]
+    """
+    The callers of ``stop()`` that wait. The first that leaves looks whether others are there, and is held up right
+    after that; those others leave meanwhile.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first: List[threading.Thread] = []
+        self.looked, self.go_on = threading.Event(), threading.Event()
+
+    def pop(self, index: Any = -1) -> Any:
+        self.first.append(threading.current_thread())
+        if self.first[0] is not threading.current_thread():
+            assert self.looked.wait(BOUND)
+        return super().pop(index)
+
+    def __len__(self) -> int:
+        length = super().__len__()
+        if threading.current_thread() in self.first[:1] and not self.looked.is_set():
+            self.looked.set()
+            assert self.go_on.wait(BOUND)
+        return length
+
+
+def test_two_stops_that_raise_at_once_have_told_the_error(
+    make_pipeline: Make, gate: Gate, acks: RecordingAcknowledger
+) -> None:
+    """
+    Each raises what was left behind; a third one, after them, returns quietly.
+    """
+
+    def handle_message(processor: str, message: Message, context: Any) -> Message:
+        gate.wait()
+        return message
+
+    pipeline = make_pipeline(make_handler(handle_message=handle_message)).start()
+    pipeline.push_messages(acks.messages([1]))
+    gate.arrived()
+    callers = pipeline._run._callers_of_stop = Callers()
+    calls = [Call(pipeline.stop, 0.2) for _ in range(2)]
+    assert callers.looked.wait(BOUND)
+    eventually(lambda: any(call.is_done() for call in calls), "the other one has raised")
+    callers.go_on.set()
+    for call in calls:
+        with pytest.raises(DrainTimeoutError):
+            call.result()
+    assert pipeline.stop() is None
+    gate.open()
