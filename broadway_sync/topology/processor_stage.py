@@ -361,8 +361,7 @@ class ProcessorStage:
             except BaseException as error:  # user code: this message fails
                 message.data, message.batcher, message.batch_key = data, batcher, batch_key
                 result = self._crash(message, error)
-            if result.status == "error":
-                spans.exception(result, result.reason)
+                spans.exception(result, error)
             else:
                 spans.stop(result)
             (successful if result.status == "ok" else failed).append(result)

@@ -590,6 +590,23 @@ def test_wrong_returns_are_exceptions(make_pipeline: Any, acks: Any, recorder: R
     ]
 
 
+@pytest.mark.parametrize("status", ["error", "strange"])
+def test_status_set_by_hand_is_no_exception(make_pipeline: Any, acks: Any, recorder: Recorder, status: str) -> None:
+    """
+    A callback that returns ends its span with a stop event, whatever status it gave the message: there is no exception.
+    """
+
+    def handle_message(processor: str, message: Message, context: Any) -> Message:
+        message.status = status
+        return message
+
+    with make_pipeline(make_handler(handle_message=handle_message)) as pipeline:
+        pipeline.push_messages(acks.messages([1]))
+        assert acks.collect_data(1) == ([], [1])
+    assert recorder.only("processor", "message", "stop")[2]["message"].status == status
+    assert [name for name in recorder.names() if name.endswith("exception")] == []
+
+
 def test_handle_failed_events_only_where_it_is_defined(make_pipeline: Any, acks: Any, recorder: Recorder) -> None:
     """
     A handler without ``handle_failed`` emits no events of it.
