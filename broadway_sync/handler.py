@@ -7,7 +7,7 @@ The callbacks of user code.
 from __future__ import annotations
 
 import inspect
-from typing import Any, Callable, List, Optional
+from typing import Any, Callable, List, Optional, Sequence
 
 from .batch_info import BatchInfo
 from .errors import ConfigurationError
@@ -97,7 +97,7 @@ def resolve_handler(handler: Any, *, with_batchers: bool) -> Any:
         ConfigurationError: A required callback is missing, or one is ``async def``, not callable, or
             takes other arguments.
     """
-    if inspect.isclass(handler) and not _accepts(getattr(handler, "handle_message", None), "handle_message"):
+    if inspect.isclass(handler) and _takes_self(handler):
         handler = _instantiate(handler)
     required = ("handle_message", "handle_batch") if with_batchers else ("handle_message",)
     for name in ARGUMENTS:
@@ -108,6 +108,18 @@ def resolve_handler(handler: Any, *, with_batchers: bool) -> Any:
         elif name in required:
             raise ConfigurationError(_missing(handler, name))
     return handler
+
+
+def _takes_self(handler: Any) -> bool:
+    """
+    Whether ``handle_message`` of a class is a method. One that may do without its last argument looks like a function
+    of three as well.
+    """
+    callback = getattr(handler, "handle_message", None)
+    if not _accepts(callback, "handle_message"):
+        return True
+    is_plain = inspect.isfunction(inspect.getattr_static(handler, "handle_message", None))
+    return is_plain and _binds(callback, ("self", *ARGUMENTS["handle_message"]))
 
 
 def _instantiate(handler: Any) -> Any:
@@ -140,8 +152,12 @@ def _check(handler: Any, name: str, callback: Callback) -> None:
 
 
 def _accepts(callback: Any, name: str) -> bool:
+    return _binds(callback, ARGUMENTS[name])
+
+
+def _binds(callback: Any, arguments: Sequence[str]) -> bool:
     try:
-        inspect.signature(callback).bind(*ARGUMENTS[name])
+        inspect.signature(callback).bind(*arguments)
     except ValueError:  # a builtin without a signature: cannot tell
         return True
     except TypeError:

@@ -99,6 +99,52 @@ def test_kinds_of_handlers(make_pipeline: Any, handler: Any, kind: str) -> None:
     assert message.data == (kind, "work", context)
 
 
+def careless_handler(first: str = "self") -> Any:
+    """
+    Return a class whose methods may do without the context: read from the class they look complete without ``self``.
+    """
+    source = f"""
+def handle_message({first}, processor, message, context=None): return message.put_data(("careless", processor, context))
+def handle_batch({first}, *arguments): return arguments[1]
+def handle_failed({first}, messages, context=None): return messages
+"""
+    namespace: dict[str, Any] = {}
+    exec(source, namespace)
+    return type("Careless", (), namespace)
+
+
+class VariadicHandler:
+    """
+    Used as a class, with a function that takes any number of arguments.
+    """
+
+    @staticmethod
+    def handle_message(*arguments: Any) -> Message:
+        """
+        Note how many arguments there were.
+        """
+        message: Message = arguments[1]
+        return message.put_data(len(arguments))
+
+
+def test_class_whose_methods_have_a_default_for_the_context(make_pipeline: Any) -> None:
+    """
+    An instance is made of it: its methods are not taken for functions whose first argument is the key.
+    """
+    with make_pipeline(careless_handler(), batchers={"default": {"batch_size": 1}}, context="db") as pipeline:
+        (message,), _ = pipeline.test_message(1).receive(BOUND)
+    assert message.data == ("careless", "default", "db")
+
+
+def test_class_with_a_static_function_of_any_arguments(make_pipeline: Any) -> None:
+    """
+    It is used as it is: a static method gets no ``self``.
+    """
+    with make_pipeline(VariadicHandler) as pipeline:
+        (message,), _ = pipeline.test_message(1).receive(BOUND)
+    assert message.data == 3
+
+
 def test_context_is_handed_to_every_callback(make_pipeline: Any) -> None:
     """
     Each callback gets the very object that was given as context; the default is None.
