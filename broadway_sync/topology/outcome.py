@@ -121,4 +121,5 @@ def drop_frame(error: BaseException) -> None:
     """
     traceback: Optional[Any] = error.__traceback__
     if traceback is not None and traceback.tb_next is not None:
-        error.__traceback__ = traceback.tb_next
+        # Not by assignment: an exception that is a frozen dataclass refuses that.
+        BaseException.with_traceback(error, traceback.tb_next)

@@ -4,8 +4,10 @@ Handler callbacks: what they get, what they may return, and what happens when th
 
 from __future__ import annotations
 
+import dataclasses
 import queue
 import sys
+import traceback
 import types
 from typing import Any
 
@@ -400,6 +402,34 @@ def test_exception_that_cannot_be_shown(make_pipeline: Any, acks: Any) -> None:
         pipeline.push_messages(acks.messages([1, 2]))
         _, failed = acks.collect(2)
     assert [type(m.reason) for m in failed] == [Shy, Shy]
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen(Exception):
+    """
+    An exception to whose attributes, ``__traceback__`` included, nothing can be assigned.
+    """
+
+    code: int
+
+
+@pytest.mark.parametrize("callback", ["prepare_messages", "handle_message", "handle_batch", "handle_failed"])
+def test_exception_that_cannot_be_changed(make_pipeline: Any, acks: Any, callback: str) -> None:
+    """
+    A frozen dataclass may be raised like any other exception: it is the reason, and no thread dies of it.
+    """
+    error = Frozen(7)
+    callbacks = {callback: raising(error)}
+    if callback == "handle_failed":
+        callbacks["handle_message"] = raising(ValueError("no"))
+    batchers = {"default": {"batch_size": 2}} if callback == "handle_batch" else {}
+    with make_pipeline(make_handler(**callbacks), batchers=batchers) as pipeline:
+        pipeline.push_messages(acks.messages([1, 2]))
+        _, failed = acks.collect(2)
+        assert pipeline.statistics().restarts == 0
+    if callback != "handle_failed":
+        assert [m.reason for m in failed] == [error, error]
+        assert traceback.extract_tb(error.__traceback__)[-1].name == "callback"
 
 
 # prepare_messages
