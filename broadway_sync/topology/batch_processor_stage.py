@@ -131,7 +131,7 @@ class BatchProcessorStage:
         """
         settings = self._settings
         assert settings.handle_batch is not None
-        data = [message.data for message in messages]
+        data = _data_of(messages)
         try:
             returned = Context().run(settings.handle_batch, info.batcher, list(messages), info, settings.context)
             # Equal means the same objects in the same order: messages are compared by identity.
@@ -180,3 +180,10 @@ class BatchProcessorStage:
             counts = f"{len(messages)} messages and returned {len(returned)}, {len(missing)} are missing"
             text = f"handle_batch received {counts}; all that it was given must be returned"
             log_error(text, None, self._settings.name, self.name)
+
+
+def _data_of(messages: List[Message]) -> List[Any]:
+    try:
+        return [message.data for message in messages]
+    except AttributeError:  # a callback has deleted it, to save memory, say
+        return [getattr(message, "data", None) for message in messages]

@@ -55,7 +55,10 @@ def snapshot(messages: Sequence[Message]) -> List[Tuple[Any, Any, Any]]:
     """
     Return what a callback that raises must not change.
     """
-    return [(message.data, message.batcher, message.batch_key) for message in messages]
+    try:
+        return [(message.data, message.batcher, message.batch_key) for message in messages]
+    except AttributeError:  # a callback has deleted its data, to save memory, say
+        return [(getattr(message, "data", None), message.batcher, message.batch_key) for message in messages]
 
 
 def restore(messages: Sequence[Message], before: List[Tuple[Any, Any, Any]]) -> None:

@@ -838,6 +838,29 @@ def test_handle_batch_may_be_a_generator(make_pipeline: Any, acks: Any) -> None:
     assert sorted(m.data for m in ok + failed) == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("outcome", ["ok", "failed", "raises"])
+def test_data_deleted_by_a_callback(make_pipeline: Any, acks: Any, outcome: str) -> None:
+    """
+    A handler that is through with the data may let go of it: no later step needs it.
+    """
+
+    def handle_message(processor: str, message: Message, context: Any) -> Message:
+        del message.data
+        return message.fail("no") if outcome == "failed" else message
+
+    def handle_batch(batcher: str, messages: list[Message], batch_info: Any, context: Any) -> list[Message]:
+        if outcome == "raises":
+            raise ValueError("no")
+        return messages
+
+    handler = make_handler(handle_message=handle_message, handle_batch=handle_batch, handle_failed=lambda ms, c: ms)
+    with make_pipeline(handler, batchers={"default": {"batch_size": 2}}) as pipeline:
+        pipeline.push_messages(acks.messages([1, 2]))
+        successful, failed = acks.collect(2)
+        assert pipeline.statistics().restarts == 0
+    assert (len(successful), len(failed)) == ((2, 0) if outcome == "ok" else (0, 2))
+
+
 def test_only_messages_that_succeeded_reach_the_batcher(make_pipeline: Any, acks: Any) -> None:
     """
     Failed messages are acknowledged by the processor and never batched.
