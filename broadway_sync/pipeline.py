@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import threading
 from contextlib import suppress
-from time import time_ns
+from time import monotonic, time_ns
 from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional
 
 import attrs
@@ -28,6 +28,7 @@ from .message import Message
 from .options import PipelineOptions, build_options, check_rate_limiting
 from .rules import is_seconds
 from .runtime.stage_thread import current_owner
+from .runtime.wait_list import Latch
 from .statistics import Statistics
 from .telemetry import execute
 from .telemetry.events import TOPOLOGY_INIT
@@ -107,6 +108,7 @@ class Pipeline:
         self._started_in: Optional[int] = None
         self._is_starting = False
         self._starter = 0  # identifier of the thread that is in start()
+        self._prepared = Latch()  # opened once the start under way has made its run, or has failed
         # Seconds of the stop that was asked for while there was nothing yet that could have been stopped.
         self._requested_stop: Optional[float] = None
         registry.fork_aware.add(self)
@@ -138,7 +140,8 @@ class Pipeline:
         """
         ``"new"``, ``"running"``, ``"draining"`` (a stop has begun), ``"stopped"`` or ``"failed"`` (it gave up).
         """
-        return "new" if self._run is None else self._run.state
+        run = self._run
+        return "new" if run is None else run.state
 
     def start(self) -> Pipeline:
         """
@@ -158,11 +161,15 @@ class Pipeline:
         with self._lock:
             if self._is_starting or self.state in ("running", "draining"):
                 raise AlreadyStartedError(f"pipeline {self.name!r} is running already, or starting")
-            registry.register(self)
-            self._is_starting, self._starter = True, threading.get_ident()
             run = None
             try:
+                registry.register(self)
+                self._requested_stop = None  # one that came when the last start had just ended is none of this one
+                self._prepared = Latch()
+                self._starter = threading.get_ident()  # before the next line, after which a signal handler looks at it
+                self._is_starting = True
                 self._last_run = run = self._prepare_run()
+                self._prepared.open()
                 run.start()
                 self._started_in = os.getpid()
                 if self._requested_stop is not None:
@@ -171,11 +178,13 @@ class Pipeline:
                 if run is not None:  # an interrupt may have come when all threads were there
                     with suppress(DrainTimeoutError):
                         run.stop(0.0)
-                self._last_run = self._started_in = None
+                if self._is_starting:  # else another pipeline has the name, or an interrupt came before all else
+                    self._last_run = self._started_in = None
                 registry.unregister(self)
                 raise
             finally:
                 self._is_starting, self._requested_stop = False, None
+                self._prepared.open()
         return self
 
     def _prepare_run(self) -> Run:
@@ -190,7 +199,8 @@ class Pipeline:
         Drain and end: take nothing new, handle and acknowledge what is there.
 
         Idempotent; on a pipeline that never started it does nothing. From a callback of this pipeline, and from inside
-        its ``start()`` (a child's, a signal handler's), it only begins the stop.
+        its ``start()`` (a child's, a signal handler's), it only begins the stop. While another thread is in ``start()``
+        it waits for that, too.
 
         Args:
             timeout: Seconds for all of it, >= 0; default the option ``shutdown``. If a stop is under way the earlier
@@ -201,15 +211,33 @@ class Pipeline:
                 who asks. Messages left behind are neither acknowledged nor failed.
         """
         seconds = self._seconds(timeout)
+        if self._is_inside():
+            self.request_stop(seconds)
+            return
         if self._is_starting:
             self._requested_stop = seconds
+            seconds -= self._await_run(seconds)
         run = self._run
-        if run is None:
-            return
-        if current_owner() is run or (self._is_starting and self._starter == threading.get_ident()):
-            run.request_stop(seconds)
-        else:
+        if run is not None:
             run.stop(seconds)
+
+    def _await_run(self, seconds: float) -> float:
+        """
+        Wait until the start under way has made its run, or has failed; return how many of the *seconds* it took.
+        """
+        began = monotonic()
+        if not self._prepared.wait(seconds):
+            raise DrainTimeoutError(f"pipeline {self.name!r} did not end in time: it is still in start()", 0, {})
+        return min(seconds, monotonic() - began)
+
+    def _is_inside(self) -> bool:
+        """
+        Whether this thread is one that a stop has to wait for: in a callback of the pipeline, or in its ``start()``.
+        """
+        if self._is_starting and self._starter == threading.get_ident():
+            return True
+        owner = current_owner()
+        return owner is not None and owner is self._run
 
     def request_stop(self, timeout: Optional[float] = None) -> None:
         """
@@ -221,8 +249,9 @@ class Pipeline:
         seconds = self._seconds(timeout)
         if self._is_starting:
             self._requested_stop = seconds
-        if self._run is not None:
-            self._run.request_stop(seconds)
+        run = self._run
+        if run is not None:
+            run.request_stop(seconds)
 
     def join(self, timeout: Optional[float] = None) -> bool:
         """
@@ -290,14 +319,16 @@ class Pipeline:
         """
         if not isinstance(cause, BaseException):
             raise TypeError(f"fail() expects the exception to blame, got: {safe_repr(cause)}")
-        if self._run is not None:
-            self._run.fail(cause)
+        run = self._run
+        if run is not None:
+            run.fail(cause)
 
     def statistics(self) -> Statistics:
         """
         Return what the pipeline and each of its stages is doing, in any state. Cheap: nothing is stopped for it.
         """
-        return Statistics(name=self.name, state="new") if self._run is None else self._run.statistics()
+        run = self._run
+        return Statistics(name=self.name, state="new") if run is None else run.statistics()
 
     def health(self, stall_after: float = 60.0) -> Health:
         """
@@ -315,7 +346,8 @@ class Pipeline:
         """
         Return the present stack of each of the pipeline's threads, as text, by the name of the thread.
         """
-        return {} if self._run is None else self._run.stacks()
+        run = self._run
+        return {} if run is None else run.stacks()
 
     def topology(self) -> Dict[str, List[Dict[str, Any]]]:
         """
@@ -444,7 +476,8 @@ class Pipeline:
         """
         All options with their defaults: of the present or last run, which ``prepare_for_start`` may have changed.
         """
-        return self._options if self._run is None else self._run.options
+        run = self._run
+        return self._options if run is None else run.options
 
     def _running_run(self) -> Run:
         run = self._run

@@ -24,10 +24,12 @@ from broadway_sync import (
     DummyProducer,
     Message,
     NoopAcknowledger,
+    Pipeline,
     Producer,
     RateLimitingNotEnabledError,
     TestRef,
     all_running,
+    registry,
     telemetry,
 )
 from broadway_sync.topology.run import Run
@@ -731,3 +733,116 @@ def test_interrupt_when_all_threads_are_there(make_pipeline: Any, monkeypatch: p
         lambda: not [t for t in threading.enumerate() if t.name.startswith(f"{pipeline.name}.")], "no thread left"
     )
     pipeline.start().stop()
+
+
+def test_interrupt_when_the_name_is_taken(make_pipeline: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    What is raised in ``start()`` right after the pipeline was registered frees its name, and changes nothing else.
+    """
+    register = registry.register
+
+    def interrupted(pipeline: Pipeline) -> None:
+        register(pipeline)
+        raise KeyboardInterrupt
+
+    pipeline = make_pipeline().start()
+    pipeline.stop()
+    monkeypatch.setattr(registry, "register", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.start()
+    assert (pipeline.state, all_running()) == ("stopped", [])
+    monkeypatch.undo()
+    pipeline.start().stop()
+
+
+class Hesitant(Pipeline):
+    """
+    A thread that has seen that the pipeline is starting is held up right after that, if it is the one chosen.
+    """
+
+    hesitates: threading.Thread | None = None
+
+    @property
+    def _is_starting(self) -> bool:
+        is_starting = bool(self.__dict__.get("is_starting"))
+        if is_starting and threading.current_thread() is self.hesitates:
+            self.seen.set()
+            assert self.go_on.wait(BOUND)
+        return is_starting
+
+    @_is_starting.setter
+    def _is_starting(self, value: bool) -> None:
+        self.__dict__["is_starting"] = value
+
+
+def test_stop_that_meets_the_end_of_a_start(gate: Any) -> None:
+    """
+    It stops that pipeline, and not the next one: what was asked of one start was kept for another one.
+    """
+
+    class Slow(DummyProducer):
+        @classmethod
+        def prepare_for_start(cls, handler: Any, options: Any) -> Any:
+            gate.wait()
+            return [], options
+
+    pipeline = Hesitant(
+        make_handler(), name=unique_name(), producer={"module": (Slow, {})}, processors={"default": {"concurrency": 1}}
+    )
+    pipeline.seen, pipeline.go_on = threading.Event(), threading.Event()
+    start = Call(pipeline.start)
+    gate.arrived()
+    begun = threading.Event()
+    stop = Call(lambda: begun.wait(BOUND) and pipeline.request_stop())
+    pipeline.hesitates = stop.thread
+    begun.set()
+    assert pipeline.seen.wait(BOUND)
+    gate.open()
+    start.result()
+    pipeline.go_on.set()
+    stop.result()
+    assert pipeline.join(BOUND)
+    pipeline.start()
+    assert pipeline.state == "running"
+    pipeline.stop()
+
+
+class Vanishing(Pipeline):
+    """
+    Its run is there at the first look and not at the second, as when another thread's start fails in between.
+    """
+
+    @property
+    def _last_run(self) -> Any:
+        return self.runs.pop() if self.runs else None
+
+    @_last_run.setter
+    def _last_run(self, value: Any) -> None:
+        self.runs = [value] if value else []
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda pipeline: pipeline.state,
+        lambda pipeline: pipeline.options,
+        lambda pipeline: pipeline.statistics(),
+        lambda pipeline: pipeline.stacks(),
+        lambda pipeline: pipeline.fail(ValueError("no")),
+        lambda pipeline: pipeline.request_stop(1.0),
+        lambda pipeline: pipeline.stop(1.0),
+    ],
+    ids=["state", "options", "statistics", "stacks", "fail", "request_stop", "stop"],
+)
+def test_start_fails_while_the_pipeline_is_looked_at(make_pipeline: Any, use: Any) -> None:
+    """
+    Whoever looks at it meanwhile meets the one state or the other, and no ``AttributeError``.
+    """
+    other = make_pipeline().start()
+    run = other._run
+    other.stop()
+    pipeline = Vanishing(
+        make_handler(), name=unique_name(), producer={"module": DummyProducer}, processors={"default": {}}
+    )
+    pipeline._last_run = run
+    use(pipeline)
