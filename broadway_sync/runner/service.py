@@ -95,8 +95,7 @@ class Service:
     def _run(self, stack: contextlib.ExitStack) -> ExitCode:
         dumper = stack.enter_context(Dumper())
         pipelines = load_all(self._targets)
-        if self.is_signalled:  # the code caught what the handler raised
-            raise StopNow
+        self._check_signalled()  # the code may have caught what the handler raised
         if self._sources is not None:
             self._sources.changed()  # from now on
         stack.callback(LogHandler(self._options.level, self._default_level).remove)
@@ -106,10 +105,18 @@ class Service:
         for part in self._parts(pipelines):
             stack.enter_context(part)
         self._on_ready()
+        self._check_signalled()  # by the last that may have swallowed it, such as a handler of the log
         self._signals.group = self.group = group  # in this order: a signal between the two finds what to stop
         logger.info("running %s", ", ".join(pipeline.name for pipeline in pipelines))
         group.run(self._look)
         return self._verdict()
+
+    def _check_signalled(self) -> None:
+        """
+        Before there is a group: raise once more what a signal handler raised, if somebody kept it to himself.
+        """
+        if self.is_signalled:
+            raise StopNow
 
     def _parts(self, pipelines: List[Pipeline]) -> List[ContextManager[Any]]:
         """
@@ -198,10 +205,10 @@ class Service:
         """
         While developing a mistake is no reason to end: the next change may mend it.
         """
-        sources.add_from(error)
-        sources.changed()  # from now on
-        say("broadway-sync: waiting for a source file to change")
         try:
+            sources.add_from(error)
+            sources.changed()  # from now on
+            say("broadway-sync: waiting for a source file to change")
             while not sources.changed():
                 if self.is_signalled:
                     return ExitCode.CANNOT_START

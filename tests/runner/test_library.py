@@ -142,6 +142,42 @@ def test_signal_just_before_the_start(make_pipeline: Make, monkeypatch: pytest.M
     assert pipeline.state == "new"
 
 
+def test_signal_that_a_log_handler_swallows(make_pipeline: Make) -> None:
+    """
+    It comes while something is logged before the start, where whatever is raised stays: nothing is started even so.
+    """
+
+    class Interrupted(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if "answers on" in record.getMessage():
+                signal.raise_signal(signal.SIGTERM)
+
+    interrupted = Interrupted()
+    logging.getLogger("broadway_sync").addHandler(interrupted)
+    try:
+        pipeline = make_pipeline()
+        assert run(pipeline, RunOptions(health_port=0, log_level="info")) == 0
+        assert pipeline.state == "new"
+    finally:
+        logging.getLogger("broadway_sync").removeHandler(interrupted)
+
+
+def test_signal_as_soon_as_it_waits_for_a_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Ends it with exit code 2, as any later one does.
+    """
+    said: list[str] = []
+
+    def say_and_signal(text: str) -> None:
+        said.append(text)
+        if "waiting for a source file" in text:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr("broadway_sync.runner.service.say", say_and_signal)
+    assert run("no_such_module:pipeline", RunOptions(reload=True)) == 2
+    assert said[-1] == "broadway-sync: waiting for a source file to change"
+
+
 def test_statsd_is_attached_while_it_runs(make_pipeline: Make) -> None:
     """
     And detached at the end.
