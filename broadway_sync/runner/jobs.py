@@ -113,9 +113,14 @@ class HealthJob:
     def report(self) -> Report:
         """
         Return the health of all workers that have not ended for good.
+
+        One that leaves removes its file before its parent notices: like one that is about to start it is not ready, and
+        must not cost the life of all. Where the folder is gone nobody can say anything any more.
         """
         files = [self.file(index) for index in range(self.options.processes)]
-        return merge(read_file(file) for file in files if not os.path.exists(f"{file}.ended"))
+        expected = [file for file in files if not os.path.exists(f"{file}.ended")]
+        is_there = os.path.isdir(self.folder)
+        return merge(read_file(file, missing_ok=is_there) for file in expected)
 
     def run(self, line: ParentLine) -> int:
         """
@@ -156,12 +161,15 @@ class HealthJob:
         The parent is gone, and the workers drain: answer for them until the last one has removed its file.
         """
         deadline = monotonic() + self.options.shutdown + KILL_AFTER
-        while monotonic() < deadline and self._has_files():
+        while monotonic() < deadline and self._has_reports():
             sleep(HEALTH_INTERVAL)
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _has_files(self) -> bool:
-        return any(os.path.exists(self.file(index)) for index in range(self.options.processes))
+    def _has_reports(self) -> bool:
+        """
+        Whether a worker reports. What :meth:`expect` wrote is of none, and stays when the parent dies before it starts.
+        """
+        return any(read_file(self.file(index)).pid is not None for index in range(self.options.processes))
 
     def _write_first(self) -> None:
         try:

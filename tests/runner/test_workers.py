@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -17,6 +18,9 @@ import pytest
 from broadway_sync import ConfigurationError
 from broadway_sync.runner import ExitCode, RunOptions
 from broadway_sync.runner.child import DRAIN, NOW
+from broadway_sync.runner.health_file import remove_file, write_file
+from broadway_sync.runner.health_report import Report
+from broadway_sync.runner.jobs import HealthJob
 from broadway_sync.runner.restarts import Next
 from broadway_sync.runner.slot import Slot
 from broadway_sync.runner.workers import Workers
@@ -352,6 +356,45 @@ def test_health_of_all_workers(runner: Start) -> None:
     assert sorted(each["pid"] for each in report()["pipelines"]) == sorted(workers(started.said("ok")))
     assert started.stop() == 0, started
     assert not file.exists()
+
+
+def test_health_while_a_worker_leaves(folder: Path) -> None:
+    """
+    It has removed its file, and its parent has not seen its end yet: that must not cost the life of all.
+    """
+    job = HealthJob(str(folder), RunOptions(processes=2, health_port=0), None)
+    good = Report(live=True, ready=True, pid=1)
+    for index in range(2):
+        job.expect(index)
+        write_file(job.file(index), good)
+    assert (job.report().live, job.report().ready) == (True, True)
+    remove_file(job.file(1))
+    assert (job.report().live, job.report().ready) == (True, False)
+    job.retire(1)
+    assert (job.report().live, job.report().ready) == (True, True)
+    shutil.rmtree(folder)
+    assert (job.report().live, job.report().ready) == (False, False)
+
+
+def test_health_process_waits_for_workers_that_there_are(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Not for one that its parent was about to start when it was killed: the port must be free for those who come next.
+    """
+    pauses: list[float] = []
+    job = HealthJob(str(folder / "health"), RunOptions(processes=2, health_port=0), None)
+    (folder / "health").mkdir()
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        remove_file(job.file(0))
+
+    monkeypatch.setattr("broadway_sync.runner.jobs.sleep", pause)
+    for index in range(2):
+        job.expect(index)
+    write_file(job.file(0), Report(live=True, ready=True, pid=1))
+    job._outlive_workers()
+    assert len(pauses) == 1
+    assert not (folder / "health").exists()
 
 
 def test_health_file_that_cannot_be_written_for_a_while(runner: Start, folder: Path) -> None:
