@@ -8,10 +8,11 @@ import os
 import sys
 import threading
 import traceback
-from typing import Iterable, Iterator, List, Optional, Sequence, Set, Tuple
+from typing import Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 from ..pipeline import Pipeline
 from ..runtime.frames import no_collection
+from ..runtime.stage_thread import StageThread
 from ..statistics import StageStatistics, Statistics
 
 _COLUMNS = ("stage", "waiting", "in hand", "handled", "busy for", "oldest", "restarts")
@@ -21,14 +22,13 @@ def dump_text(pipelines: Iterable[Pipeline]) -> str:
     """
     Return what *pipelines* and all threads of this process are doing. Stops nothing, may be called at any time.
     """
-    pipelines = list(pipelines)
+    # Not Pipeline.stacks(): threads that were given up and still hang have the names of those that came after them.
+    stacks = _all_stacks()
     lines = [f"process {os.getpid()}, {threading.active_count()} threads"]
-    shown: Set[str] = set()
     for pipeline in pipelines:
-        stacks = pipeline.stacks()
-        shown.update(stacks)
-        lines += ["", *_describe_pipeline(pipeline.statistics()), *_describe_stacks(stacks.items())]
-    others = [(name, stack) for name, stack in _all_stacks() if name not in shown]
+        own = stacks.pop(pipeline.name, [])
+        lines += ["", *_describe_pipeline(pipeline.statistics()), *_describe_stacks(own)]
+    others = [each for rest in stacks.values() for each in rest]
     return "\n".join([*lines, "", "other threads", *_describe_stacks(others), ""])
 
 
@@ -64,13 +64,20 @@ def _describe_stacks(stacks: Iterable[Tuple[str, str]]) -> Iterator[str]:
         yield from (f"    {line}" for line in stack.rstrip("\n").split("\n"))
 
 
-def _all_stacks() -> List[Tuple[str, str]]:
+def _all_stacks() -> Dict[Optional[str], List[Tuple[str, str]]]:
     """
-    Return name and stack of every thread, also of those that Python does not know by name.
+    Return name and stack of every thread, also of those that Python does not know by name, by the pipeline that they
+    belong to.
     """
-    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    threads = {thread.ident or -1: thread for thread in threading.enumerate()}
     with no_collection():
-        return [
-            (names.get(ident, f"number {ident}"), "".join(traceback.format_stack(frame)))
-            for ident, frame in sys._current_frames().items()
-        ]
+        frames = sys._current_frames()
+        stacks = {ident: "".join(traceback.format_stack(frames[ident])) for ident in frames}
+        del frames
+    found: Dict[Optional[str], List[Tuple[str, str]]] = {}
+    for ident in [*(each for each in threads if each in stacks), *(each for each in stacks if each not in threads)]:
+        thread = threads.get(ident)
+        name = f"number {ident}" if thread is None else thread.name
+        pipeline = thread.owner.name if isinstance(thread, StageThread) else None
+        found.setdefault(pipeline, []).append((name, stacks[ident]))
+    return found

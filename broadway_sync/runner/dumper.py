@@ -90,7 +90,7 @@ class Dumper:
 
     def _answer(self) -> bool:
         assert self._endpoint is not None
-        self._endpoint.answer(dump_text(self.pipelines))
+        self._endpoint.answer(lambda: dump_text(self.pipelines))
         return True
 
 

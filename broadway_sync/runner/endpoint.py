@@ -13,11 +13,15 @@ import socket
 import stat
 import tempfile
 from contextlib import suppress
-from typing import Iterator, Tuple
+from time import sleep
+from typing import Callable, Iterator, Tuple
 
 from ..errors import BroadwayError
 
 _SOCKET = re.compile(r"\d+\.sock")
+
+# Seconds until the next attempt to accept a client when that failed.
+_PAUSE = 0.1
 
 
 class Endpoint:
@@ -54,16 +58,21 @@ class Endpoint:
         self.socket.listen(8)
         os.rename(unnamed, self._path)
 
-    def answer(self, text: str, workers: Tuple[int, ...] = ()) -> None:
+    def answer(self, make_text: Callable[[], str], workers: Tuple[int, ...] = ()) -> None:
         """
-        Send *text*, and the ids of the processes to ask as well, to the client that waits. What it does is its fault.
+        Send the text, and the ids of the processes to ask as well, to the client that waits. What it does is its fault.
         """
-        with suppress(OSError):
+        try:
             client, _ = self.socket.accept()
-            with client:
-                client.settimeout(2)
-                head = " ".join(map(str, ["broadway-sync", self._pid, *workers]))
-                client.sendall(f"{head}\n{text}".encode("utf-8", "backslashreplace"))
+        except BlockingIOError:  # it did not wait
+            return
+        except OSError:  # no file descriptor is left: it goes on waiting, and must not be tried again at once
+            sleep(_PAUSE)
+            return
+        with suppress(OSError), client:
+            client.settimeout(2)
+            head = " ".join(map(str, ["broadway-sync", self._pid, *workers]))
+            client.sendall(f"{head}\n{make_text()}".encode("utf-8", "backslashreplace"))
 
     def close(self) -> None:
         """

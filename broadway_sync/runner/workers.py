@@ -130,7 +130,7 @@ class Workers:
                 if isinstance(source, Slot):
                     source.hear()
                 elif source is not None:  # None: what the signals woke us by
-                    source.answer(self._dump(), tuple(slot.child.pid for slot in self._workers if slot.child))
+                    source.answer(self._dump, tuple(slot.child.pid for slot in self._workers if slot.child))
             for number in wakeup.take():
                 self._signalled(number)
             self._look_after_children()

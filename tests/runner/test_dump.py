@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from typing import Any, Callable
 
 import pytest
 
+from broadway_sync import DrainTimeoutError
 from broadway_sync.runner.dump import dump_text
 from broadway_sync.runner.dumper import Dumper
 from broadway_sync.runner.endpoint import Endpoint, NoAnswerError, ask
@@ -73,6 +75,27 @@ def test_text(make_pipeline: Any, gate: Any) -> None:
     assert "thread MainThread" in text
     gate.open()
     ref.collect(3)
+
+
+def test_thread_that_was_given_up(make_pipeline: Any, gate: Any) -> None:
+    """
+    Is shown as well, although the one that came after it has the same name: it is the one to look for.
+    """
+
+    def hangs_here(processor: Any, message: Any, context: Any) -> Any:
+        gate.wait()
+        return message
+
+    processors = {"default": {"concurrency": 1}}
+    pipeline = make_pipeline(make_handler(handle_message=hangs_here), name="again", processors=processors).start()
+    pipeline.test_message(1)
+    gate.arrived()
+    with pytest.raises(DrainTimeoutError):
+        pipeline.stop(0)
+    text = dump_text([pipeline.start()])
+    assert text.count("thread again.Broadway.Processor_default_0\n") == 2
+    assert text.count("in hangs_here") == 1
+    gate.open()
 
 
 def test_text_of_a_pipeline_that_does_not_run(make_pipeline: Any) -> None:
@@ -255,6 +278,30 @@ def test_client_that_goes_away(temporary: Path) -> None:
             with socket.socket(socket.AF_UNIX) as client:
                 client.connect(str(temporary / f"broadway-sync-{os.getuid()}" / f"{os.getpid()}.sock"))
         assert "thread MainThread" in ask(os.getpid())[0]
+
+
+def test_without_file_descriptors_it_waits(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    A client that cannot be accepted keeps the socket readable: whoever waits for that must not spin, nor look at all
+    threads for nobody.
+    """
+    pauses: list[float] = []
+    monkeypatch.setattr("broadway_sync.runner.endpoint.sleep", pauses.append)
+    endpoint = Endpoint()
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(temporary / f"broadway-sync-{os.getuid()}" / f"{os.getpid()}.sock"))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+        try:
+            endpoint.answer(lambda: pytest.fail("there is nobody to tell it"))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert len(pauses) == 1
+        endpoint.answer(lambda: "now")
+        assert client.recv(100) == f"broadway-sync {os.getpid()}\nnow".encode()
+    endpoint.answer(lambda: pytest.fail("there is nobody to tell it"))
+    assert len(pauses) == 1
+    endpoint.close()
 
 
 def test_without_a_folder(temporary: Path, caplog: pytest.LogCaptureFixture) -> None:
