@@ -9,7 +9,7 @@ import subprocess
 import sys
 import traceback
 from contextlib import suppress
-from typing import Dict, List, NoReturn, Optional, Set
+from typing import Any, Dict, Iterator, List, NoReturn, Optional, Set
 
 from .logs import flush_streams
 
@@ -25,13 +25,16 @@ class SourceFiles:
 
     def add_from(self, error: BaseException) -> None:
         """
-        Also watch the files that *error* passed through: a module that could not be imported is in no list.
+        Also watch the files that *error* passed through: a module that could not be imported is in no list. One that
+        was missing is watched for where it may come.
         """
         causes: Optional[BaseException] = error
         while causes is not None:
             self._extra.update(frame.filename for frame in traceback.extract_tb(causes.__traceback__))
             if isinstance(causes, SyntaxError) and causes.filename:
                 self._extra.add(causes.filename)
+            if isinstance(causes, ImportError):
+                self._extra.update(_places(causes))
             causes = causes.__cause__ or causes.__context__
 
     def changed(self) -> Optional[str]:
@@ -47,8 +50,34 @@ class SourceFiles:
         return changed
 
     def _files(self) -> Set[str]:
-        found = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
-        return {file for file in found if isinstance(file, str)} | self._extra
+        found = {_file_of(module) for module in list(sys.modules.values())}
+        return {file for file in found if file is not None} | self._extra
+
+
+def _file_of(module: Any) -> Optional[str]:
+    """
+    Return the source file of what is in the list of modules, which may be any object that somebody has put there.
+    """
+    try:
+        file = getattr(module, "__file__", None)
+    except Exception:
+        return None
+    return file if isinstance(file, str) else None
+
+
+def _places(error: ImportError) -> Iterator[str]:
+    """
+    Yield what changes when there is what could not be imported: the folder of the package that has no such name, and
+    what a module that was not found would be.
+    """
+    if error.path:
+        yield os.path.dirname(error.path)
+    parent, _, last = (error.name or "").rpartition(".")
+    folders = getattr(sys.modules.get(parent), "__path__", ()) if parent else sys.path
+    for folder in folders if last else ():
+        if isinstance(folder, str):
+            place = os.path.join(folder, last)
+            yield from (place, f"{place}.py", os.path.join(place, "__init__.py"))
 
 
 def _time(file: str) -> Optional[int]:

@@ -110,6 +110,47 @@ def test_mistake_waits_to_be_mended(started: Runner, module: Module) -> None:
     assert started.stop() == 0, started
 
 
+@pytest.mark.skipif(os.name == "nt", reason="needs os.exec of POSIX")
+@pytest.mark.parametrize(
+    "statement, place",
+    [
+        ("import prices", "prices.py"),
+        ("import prices", "prices/__init__.py"),
+        ("from shop import prices", "shop/prices.py"),
+    ],
+)
+def test_module_that_is_missing_may_come(started: Runner, module: Module, statement: str, place: str) -> None:
+    """
+    Whoever imports what he is about to write need not touch what he has written.
+    """
+    (started.folder / "shop").mkdir()
+    (started.folder / "shop" / "__init__.py").touch()
+    os.utime(started.folder / "shop", (1, 1))  # long ago, however coarse the file system's times are
+    started.wait_for("first")
+    module.write(f"{statement}\n{SOURCE.format(text='mended')}")
+    started.wait_for_output("waiting for a source file to change")
+    file = started.folder / place
+    file.parent.mkdir(exist_ok=True)
+    file.touch()
+    started.wait_for("mended")
+    assert started.stop() == 0, started
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs os.exec of POSIX")
+def test_target_that_is_missing_may_come(folder: Path) -> None:
+    """
+    The same for the module of the target itself, and in a package.
+    """
+    (folder / "shop").mkdir()
+    (folder / "shop" / "__init__.py").touch()
+    started = Runner(folder, "run", "shop.late:pipeline", "--reload", env={"PYTHONDONTWRITEBYTECODE": "1"})
+    started.wait_for_output("waiting for a source file to change")
+    (folder / "shop" / "late.py").write_text(SOURCE.format(text="came"), encoding="utf-8")
+    started.wait_for("came")
+    assert started.stop() == 0, started
+    started.close()
+
+
 @pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
 def test_signal_ends_the_waiting(started: Runner, module: Module) -> None:
     """
@@ -165,6 +206,19 @@ def test_only_changes_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert sources.changed() is None
     module.path.unlink()
     assert sources.changed() == str(module.path)
+
+
+def test_modules_that_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Whatever somebody has put into the list of modules is asked, and may answer as it likes.
+    """
+
+    class Settings(dict):  # type: ignore[type-arg]
+        __getattr__ = dict.__getitem__
+
+    monkeypatch.setitem(sys.modules, "looked_at", Settings())
+    sources = SourceFiles()
+    assert sources.changed() is None
 
 
 def test_command_line_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
