@@ -479,6 +479,15 @@ class Pipeline:
         run = self._run
         return self._options if run is None else run.options
 
+    def _left_behind(self) -> Optional[DrainTimeoutError]:
+        """
+        For who decides how the process ends: what a pipeline that has ended has left behind, None if nothing. Nobody
+        else is told of it from now on, but who was told before does not matter.
+        """
+        with suppress(DrainTimeoutError):
+            self.stop(0)
+        return None if self._run is None else self._run.drain_error
+
     def _running_run(self) -> Run:
         run = self._run
         if run is None or run.state in ("stopped", "failed"):

@@ -5,12 +5,14 @@ The pipelines of one process, from the first start until the last one has ended.
 from __future__ import annotations
 
 from time import monotonic
-from typing import Callable, List, Optional, Sequence
+from typing import Any, Callable, List, Optional, Sequence
 
 import attrs
 
 from ..errors import ConfigurationError, DrainTimeoutError, PipelineFailedError
+from ..log import safe_repr
 from ..pipeline import Pipeline
+from ..rules import is_seconds, mistake
 from .exit_codes import ExitCode, worst
 
 # How often the main thread looks whether one of several pipelines has ended, and at limits.
@@ -52,10 +54,11 @@ class Group:
         shutdown: Seconds for a stop that no one asked for; None: each pipeline's own.
 
     Raises:
-        ConfigurationError: There is none, or two have the same name.
+        ConfigurationError: There is none, two have the same name, or an argument is none of these.
     """
 
     def __init__(self, pipelines: Sequence[Pipeline], shutdown: Optional[float]) -> None:
+        _check(pipelines, shutdown)
         check_names(pipelines)
         self.pipelines = list(pipelines)
         self.endings: List[Ending] = []
@@ -142,17 +145,13 @@ class Group:
         return [each for each in self.pipelines if each.state != "new" and each.name not in ended]
 
     def _collect(self, pipeline: Pipeline, timeout: float) -> None:
-        failed = drain = None
+        failed = None
         try:
             if not pipeline.join(timeout):
                 return
         except PipelineFailedError as error:
             failed = error
-        try:
-            pipeline.stop(0)  # has ended: only says whether it left something behind
-        except DrainTimeoutError as error:
-            drain = error
-        self.endings.append(Ending(pipeline.name, failed, drain))
+        self.endings.append(Ending(pipeline.name, failed, pipeline._left_behind()))
         if failed is not None:
             self.request_stop()
 
@@ -165,6 +164,17 @@ class Group:
 
     def _seconds_of(self, pipeline: Pipeline) -> float:
         return pipeline.shutdown if self._seconds is None else self._seconds
+
+
+def _check(pipelines: Sequence[Any], shutdown: Any) -> None:
+    """
+    Raise ConfigurationError for what would otherwise be noticed by the signal that should stop the pipelines.
+    """
+    for pipeline in pipelines:
+        if not isinstance(pipeline, Pipeline):
+            raise mistake("pipelines", f"expected Pipeline objects, got: {safe_repr(pipeline)}")
+    if shutdown is not None and not (is_seconds(shutdown) and shutdown >= 0):
+        raise mistake("shutdown", f"expected a finite number of seconds >= 0, got: {safe_repr(shutdown)}")
 
 
 def check_names(pipelines: Sequence[Pipeline]) -> None:

@@ -52,7 +52,7 @@ class StopSignals:
     """
 
     def __init__(self, signals: Iterable[int] = STOP_SIGNALS, *, is_patient: bool = False) -> None:
-        self._signals = tuple(signals)
+        self._signals = tuple(dict.fromkeys(signals))  # one that is there twice would be put back as ours
         self._is_patient = is_patient
         self._previous: Dict[int, Any] = {}
         self._pid = os.getpid()
@@ -91,7 +91,7 @@ class StopSignals:
         if self.received and monotonic() - self._last < ECHO:
             return
         self._last = monotonic()
-        self.received.append(signal.Signals(number))
+        self.received.append(_named(number))
         try:
             self._obey()
         finally:
@@ -116,6 +116,16 @@ class StopSignals:
         """
         self._restore()
         os.kill(os.getpid(), number)
+
+
+def _named(number: int) -> Any:
+    """
+    Return the signal with its name; the number where it has none, as most real-time signals.
+    """
+    try:
+        return signal.Signals(number)
+    except ValueError:
+        return number
 
 
 def check_main_thread() -> None:
@@ -150,7 +160,7 @@ def run_until_signal(
         PipelineFailedError: A pipeline gave up; from the cause.
         DrainTimeoutError: Messages or threads were left behind, also by a second signal.
         RuntimeError: This is not the main thread.
-        ConfigurationError: There is no pipeline, or two have the same name.
+        ConfigurationError: There is no pipeline, two have the same name, or an argument is none of these.
         BaseException: What a ``start()`` raised.
     """
     group = Group(pipelines, shutdown)

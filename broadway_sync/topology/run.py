@@ -180,6 +180,13 @@ class Run:
         )
 
     @property
+    def drain_error(self) -> Optional[DrainTimeoutError]:
+        """
+        What was left behind at the end, also if that was raised already; None before the end.
+        """
+        return self._drain_error
+
+    @property
     def name(self) -> str:
         """
         The name of the pipeline.

@@ -8,7 +8,7 @@ from typing import Any, Callable
 
 import pytest
 
-from broadway_sync import DummyProducer, Pipeline
+from broadway_sync import DrainTimeoutError, DummyProducer, Pipeline
 from broadway_sync.runner.exit_codes import ExitCode
 from broadway_sync.runner.group import Group
 from tests.helpers import make_handler, unique_name
@@ -82,3 +82,23 @@ def test_one_that_is_stopped_elsewhere(make_pipeline: Make) -> None:
     group.run(look)
     assert states[0] == "running"
     assert [ending.name for ending in group.endings] == [first.name, second.name]
+
+
+def test_messages_that_somebody_else_left_behind(make_pipeline: Make, gate: Any) -> None:
+    """
+    Count, although a thread that stopped the pipeline was told of them first.
+    """
+
+    def handle_message(processor: Any, message: Any, context: Any) -> Any:
+        gate.wait()
+        return message
+
+    pipeline = make_pipeline(make_handler(handle_message=handle_message)).start()
+    pipeline.test_message(1)
+    gate.arrived()
+    with pytest.raises(DrainTimeoutError):
+        pipeline.stop(0)
+    group = Group([pipeline], 5.0)
+    group._collect(pipeline, 0)
+    assert group.code == ExitCode.LEFT_BEHIND
+    gate.open()

@@ -102,6 +102,25 @@ def test_other_signals(make_pipeline: Make, acks: RecordingAcknowledger) -> None
     sender.result()
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGRTMIN"), reason="needs real-time signals")
+def test_signal_without_a_name(make_pipeline: Make, acks: RecordingAcknowledger) -> None:
+    """
+    Drains like any other.
+    """
+    number = signal.SIGRTMIN + 1
+    sender = after(lambda: acks.acks, number)
+    assert run_until_signal(make_pipeline(producer=endless(acks)), signals=[number]) == number
+    sender.result()
+
+
+def test_signal_that_is_named_twice(make_pipeline: Make) -> None:
+    """
+    Gets its handler back all the same; the fixture has a look.
+    """
+    pipeline = make_pipeline(producer={"module": (IterableProducer, {"iterable": []})})
+    assert run_until_signal(pipeline, signals=[signal.SIGUSR2, int(signal.SIGUSR2)]) is None
+
+
 def test_pipeline_that_runs_already(make_pipeline: Make, acks: RecordingAcknowledger) -> None:
     """
     Is not started again, but waited for and drained.
@@ -294,6 +313,27 @@ def test_nothing_to_run() -> None:
     """
     with pytest.raises(ConfigurationError, match="^expected at least one pipeline$"):
         run_until_signal()
+
+
+@pytest.mark.parametrize("shutdown", ["25", -1, float("inf"), True])
+def test_shutdown_that_is_none(make_pipeline: Make, shutdown: Any) -> None:
+    """
+    Is found before anything is started, and not by the signal that should drain.
+    """
+    pipeline = make_pipeline()
+    with pytest.raises(
+        ConfigurationError, match=f"^shutdown: expected a finite number of seconds >= 0, got: {shutdown!r}$"
+    ):
+        run_until_signal(pipeline, shutdown=shutdown)
+    assert pipeline.state == "new"
+
+
+def test_list_of_pipelines(make_pipeline: Make) -> None:
+    """
+    The star was forgotten.
+    """
+    with pytest.raises(ConfigurationError, match=r"^pipelines: expected Pipeline objects, got: \[<Pipeline"):
+        run_until_signal([make_pipeline()])  # type: ignore[arg-type]
 
 
 def test_two_of_a_name(make_pipeline: Make) -> None:
