@@ -43,4 +43,5 @@ def current_owner() -> Any:
     """
     Return the run whose stage this thread is, None for other threads.
     """
-    return getattr(threading.current_thread(), "owner", None)
+    thread = threading.current_thread()  # of another class it may have an attribute of that name, which is its own
+    return thread.owner if isinstance(thread, StageThread) else None

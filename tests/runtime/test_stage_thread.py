@@ -12,7 +12,7 @@ import pytest
 
 from broadway_sync.runtime.stage_thread import StageThread, current_owner
 
-from ..helpers import get
+from ..helpers import BOUND, get
 
 
 def run(body: Any, owner: Any = None) -> Any:
@@ -59,3 +59,15 @@ def test_a_stage_knows_its_run() -> None:
     run(lambda: seen.append(current_owner()), owner)
     assert seen == [owner]
     assert current_owner() is None
+
+
+def test_a_thread_of_another_class_belongs_to_none() -> None:
+    """
+    Though it has an attribute of that name, for purposes of its own.
+    """
+    seen = []
+    thread = threading.Thread(target=lambda: seen.append(current_owner()))
+    thread.owner = "ada"  # type: ignore[attr-defined]
+    thread.start()
+    thread.join(BOUND)
+    assert seen == [None]

@@ -326,6 +326,17 @@ def test_an_id_function_that_raises_costs_the_id_only(push: Callable[..., Any], 
     assert records.next() == ("orders", "orders.Broadway.Processor_default_0", "handle_message", "-")
 
 
+def test_a_thread_that_has_an_owner_of_its_own(records: Records) -> None:
+    """
+    Belongs to no pipeline, whatever it means by that.
+    """
+    thread = threading.Thread(target=log.info, args=("hello",))
+    thread.owner = "ada"  # type: ignore[attr-defined]
+    thread.start()
+    assert records.next() == ("-", "-", "-", "-")
+    thread.join(10)
+
+
 def test_filters_add_one_hook() -> None:
     """
     However many there are.
