@@ -88,7 +88,9 @@ class Around:
 # A generator is what one writes who has @contextmanager in mind.
 _NOT_PLAIN = (inspect.iscoroutinefunction, inspect.isasyncgenfunction, inspect.isgeneratorfunction)
 
-# Process-wide hooks. Replaced, never changed: a pipeline that starts takes the tuple that it finds.
+# Process-wide hooks: those of the library, which what others do in theirs relies on, and the others. Replaced, never
+# changed: a pipeline that starts takes the tuples that it finds.
+_ours: Tuple[Any, ...] = ()
 _everywhere: Tuple[Any, ...] = ()
 # Guards the replacement. Innermost.
 _lock = threading.Lock()
@@ -98,7 +100,7 @@ def add_around(hook: Hook) -> None:
     """
     Put *hook* around the callbacks of every pipeline that starts in this process from now on, outside of its own hooks.
 
-    Adding the same object again changes nothing. Thread-safe.
+    Adding the same object, or the same method of it, again changes nothing. Thread-safe.
 
     Raises:
         ConfigurationError: *hook* is no plain function that can be called with ``(call, messages)``.
@@ -106,24 +108,47 @@ def add_around(hook: Hook) -> None:
     check(hook, "around")
     global _everywhere
     with _lock:
-        if all(other is not hook for other in _everywhere):
-            _everywhere = (*_everywhere, hook)
+        _everywhere = _with(hook, _everywhere)
+
+
+def add_ours(hook: Hook) -> None:
+    """
+    Do the same for a hook of the library: it is outside of all that users add, whoever comes first.
+    """
+    global _ours
+    with _lock:
+        _ours = _with(hook, _ours)
 
 
 def remove_around(hook: Hook) -> None:
     """
     Undo :func:`add_around` for pipelines that start from now on; a hook that is not there is passed over.
     """
-    global _everywhere
+    global _ours, _everywhere
     with _lock:
-        _everywhere = tuple(other for other in _everywhere if other is not hook)
+        _ours, _everywhere = _without(hook, _ours), _without(hook, _everywhere)
+
+
+def _with(hook: Any, hooks: Tuple[Any, ...]) -> Tuple[Any, ...]:
+    return hooks if any(_is_same(hook, other) for other in hooks) else (*hooks, hook)
+
+
+def _without(hook: Any, hooks: Tuple[Any, ...]) -> Tuple[Any, ...]:
+    return tuple(other for other in hooks if not _is_same(hook, other))
+
+
+def _is_same(hook: Any, other: Any) -> bool:
+    """
+    Whether these are one object. Of a method Python makes another object each time that one looks at it.
+    """
+    return hook is other or (inspect.ismethod(hook) and inspect.ismethod(other) and hook == other)
 
 
 def everywhere() -> Tuple[Any, ...]:
     """
     Return the process-wide hooks, the outermost first.
     """
-    return _everywhere
+    return (*_ours, *_everywhere)
 
 
 def check(hook: Any, path: str) -> None:

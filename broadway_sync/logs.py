@@ -22,7 +22,7 @@ from contextvars import ContextVar
 from typing import Any, Callable, List, Optional, Tuple
 from weakref import ref
 
-from .around import Around, Call, add_around
+from .around import Around, Call, add_ours
 from .message import Message
 from .runtime.stage_thread import current_owner
 
@@ -85,7 +85,7 @@ class ContextFilter(logging.Filter):
     def __init__(self, message_id: MakeId = message_id) -> None:
         super().__init__()
         self._message_id = message_id
-        add_around(_HOOK)
+        add_ours(_HOOK)
 
     def filter(self, record: logging.LogRecord) -> bool:
         """

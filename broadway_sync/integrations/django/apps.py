@@ -8,7 +8,7 @@ from django.apps import AppConfig
 from django.conf import settings
 from django.core import checks
 
-from ...around import add_around
+from ...around import add_ours
 from .checks import check_connections, check_pipelines, check_setting, check_started
 from .connections import care
 
@@ -31,4 +31,4 @@ class BroadwayConfig(AppConfig):  # type: ignore[misc]
         # These call the functions that make pipelines, which is too much for every `manage.py migrate`.
         checks.register(check_pipelines, "broadway_sync", deploy=True)
         if getattr(settings, "BROADWAY_CONNECTION_CARE", True):
-            add_around(care)
+            add_ours(care)

@@ -15,7 +15,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, TypeVar
 from django.db import connections
 from django.utils.asyncio import async_unsafe
 
-from ...around import Around, Call, add_around, remove_around
+from ...around import Around, Call, add_ours, remove_around
 from ...message import Message
 from ...pipeline import Pipeline
 
@@ -94,7 +94,7 @@ def shared_connections() -> Iterator[None]:
             connection.inc_thread_sharing()
             stack.callback(connection.dec_thread_sharing)
             stack.enter_context(connection.execute_wrapper(hook.before_query))
-        add_around(hook)
+        add_ours(hook)
         stack.callback(remove_around, hook)
         yield
 

@@ -18,12 +18,12 @@ def cared_for() -> Iterator[None]:
     """
     Put the care of connections around pipelines, as the app does in a process that is Django's alone.
     """
-    import broadway_sync
+    from broadway_sync import around
     from broadway_sync.integrations.django.connections import care
 
-    broadway_sync.add_around(care)
+    around.add_ours(care)
     yield
-    broadway_sync.remove_around(care)
+    around.remove_around(care)
 
 
 def migrate(options: dict[str, Any]) -> None:

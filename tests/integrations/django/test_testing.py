@@ -22,7 +22,16 @@ from shop.models import Invoice, Order, OutboxRow  # isort: skip
 from shop.outbox import OutboxProducer  # isort: skip
 from shop.pipelines import invoices  # isort: skip
 
-from broadway_sync import AlreadyStartedError, DrainTimeoutError, DummyProducer, Message, Pipeline, Producer
+from broadway_sync import (  # isort: skip
+    AlreadyStartedError,
+    DrainTimeoutError,
+    DummyProducer,
+    Message,
+    Pipeline,
+    Producer,
+    add_around,
+    remove_around,
+)
 from broadway_sync.integrations.django import testing
 from broadway_sync.integrations.django.testing import PipelineTestMixin, running
 
@@ -108,6 +117,35 @@ def test_raise_in_a_transaction_of_a_callback(database: Any, base: type) -> None
         self.assertEqual((Order.objects.count(), Invoice.objects.count()), (1, 0))
 
     passes(base, test)
+
+
+@pytest.mark.parametrize("base", CASES)
+def test_hook_of_the_process_has_the_connections_of_the_test(database: Any, base: type) -> None:
+    """
+    A transaction that it puts around callbacks is one of the test's, and rolled back when they raise.
+    """
+
+    def in_transaction(call: Any, messages: Any) -> Any:
+        with transaction.atomic():
+            return call()
+
+    def handle_message(processor: str, message: Message, context: Any) -> Message:
+        Order.objects.create(email=f"{message.data}@example.com", amount=1)
+        if message.data == "raises":
+            raise LookupError
+        return message
+
+    def test(self: Any) -> None:
+        pipeline = self.run_pipeline(make(handle_message=handle_message))
+        outcomes = [pipeline.test_message(data).receive(timeout=BOUND) for data in ("raises", "does not")]
+        self.assertEqual([(len(successful), len(failed)) for successful, failed in outcomes], [(0, 1), (1, 0)])
+        self.assertEqual([order.email for order in Order.objects.all()], ["does not@example.com"])
+
+    add_around(in_transaction)
+    try:
+        passes(base, test)
+    finally:
+        remove_around(in_transaction)
 
 
 @pytest.mark.parametrize("base", CASES)
