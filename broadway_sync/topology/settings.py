@@ -5,7 +5,9 @@ What all stages of a running pipeline share.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
 from contextvars import Context
+from types import GeneratorType
 from typing import Any, Dict, Optional
 
 import attrs
@@ -15,6 +17,9 @@ from ..handler import Callback, find_callback
 from ..masking import mask_module
 from ..options import PipelineOptions
 from ..retry import policy_for
+
+# Callbacks that may return any iterable of messages.
+_MANY = ("prepare_messages", "handle_batch")
 
 
 class Settings:
@@ -46,7 +51,7 @@ class Settings:
         if callback is None:
             return None
         if self.hooks or inspect.isgeneratorfunction(callback):
-            callback = _run_to_the_end(callback)
+            callback = _run_to_the_end(callback, Iterator if name in _MANY else GeneratorType)
         callback = surround(callback, name, self.hooks, self.name)
         policy = policy_for(self.handler, name)
         return callback if policy is None else policy.wrap(_in_fresh_context(callback), name, self.name)
@@ -58,14 +63,15 @@ class Settings:
         return {"topology_name": self.name, "name": name, "context": self.context}
 
 
-def _run_to_the_end(callback: Callback) -> Callback:
+def _run_to_the_end(callback: Callback, lazy: Any) -> Callback:
     """
-    Return *callback* without its laziness: the body of a generator belongs inside the hooks and the context, too.
+    Return *callback* without its laziness: the body of a generator belongs inside the hooks and the context, too, and
+    so does what is mapped. *lazy* is the class of what is run.
     """
 
     def run(*arguments: Any) -> Any:
         returned = callback(*arguments)
-        return list(returned) if inspect.isgenerator(returned) else returned
+        return list(returned) if isinstance(returned, lazy) else returned
 
     return run
 

@@ -24,6 +24,7 @@ from broadway_sync import (
     Message,
     Producer,
     add_around,
+    around,
     remove_around,
     telemetry,
 )
@@ -246,6 +247,33 @@ def test_callbacks_that_are_generators(make_pipeline: Any, acks: Any) -> None:
     assert send(pipeline, acks, 1, 2) == ([1, 2], [])
     seen = [entry for entry in order if "handle_message" not in str(entry)]
     assert seen == ["+prepare_messages", 1, 2, "-prepare_messages", "+handle_batch", 1, 2, "-handle_batch"]
+
+
+@pytest.mark.parametrize("callback", ["prepare_messages", "handle_batch"])
+def test_callbacks_that_return_something_lazy(make_pipeline: Any, acks: Any, callback: str) -> None:
+    """
+    It is worked off inside of the hook, too.
+    """
+    inside, seen = threading.local(), []
+
+    def hook(call: Any, messages: Any) -> Any:
+        inside.call = call.callback
+        try:
+            return call()
+        finally:
+            inside.call = None
+
+    def store(message: Message) -> Message:
+        seen.append(inside.call)
+        return message
+
+    lazy = {
+        "prepare_messages": lambda messages, context: map(store, messages),
+        "handle_batch": lambda batcher, messages, info, context: map(store, messages),
+    }
+    pipeline = make_pipeline(make_handler(**{callback: lazy[callback]}), around=hook, batchers=BATCHERS).start()
+    assert send(pipeline, acks, 1, 2) == ([1, 2], [])
+    assert seen == [callback, callback]
 
 
 # What a hook returns
@@ -913,6 +941,51 @@ def test_removing(make_pipeline: Any, acks: Any, everywhere: Any) -> None:
     send(pipeline, acks, "started with it")
     send(make_pipeline().start(), acks, "started without")
     assert [data for _, data, _, _ in spy.calls] == [["started with it"]]
+
+
+class Scope(Spy):
+    """
+    Somebody whose method is a hook: looked at twice, it is two objects.
+    """
+
+    def enter(self, call: Any, messages: Any) -> Any:
+        """
+        Record the call.
+        """
+        return self(call, messages)
+
+
+def test_method_of_an_object(make_pipeline: Any, acks: Any, everywhere: Any) -> None:
+    """
+    It is added once, and can be removed; that of another object is another one.
+    """
+    first, second = Scope(), Scope()
+    for scope in (first, first, second):
+        everywhere(scope.enter)
+    send(make_pipeline().start(), acks, 1)
+    remove_around(first.enter)
+    send(make_pipeline().start(), acks, 2)
+    assert (len(first.calls), len(second.calls)) == (1, 2)
+
+
+def test_hooks_of_the_library_are_outside_of_all_others(make_pipeline: Any, acks: Any, everywhere: Any) -> None:
+    """
+    Also of those that were there before: what a hook does may need the connections or the fields that they see to.
+    """
+    order: list[str] = []
+
+    def named(name: str) -> Callable[..., Any]:
+        return lambda call, messages: (order.append(name), call())[1]
+
+    everywhere(named("user's"))
+    ours = named("ours")
+    around.add_ours(ours)
+    try:
+        send(make_pipeline().start(), acks, 1)
+    finally:
+        remove_around(ours)
+    send(make_pipeline().start(), acks, 2)
+    assert order == ["ours", "user's", "user's"]
 
 
 def test_adding_from_many_threads(make_pipeline: Any, acks: Any, everywhere: Any) -> None:

@@ -116,15 +116,31 @@ def _own() -> List[Any]:
     return [connection for connection in opened if not connection.allow_thread_sharing]
 
 
-def _drop_old(spared: Sequence[Any] = ()) -> None:
+def _each(function: Callable[[Any], None], spared: Sequence[Any] = ()) -> None:
+    """
+    Call *function* for the connections of this thread; a fault of one does not keep it from the others.
+    """
+    errors = []
     for connection in _own():
-        if connection in spared:
-            continue
-        connection.queries_log.clear()  # with DEBUG Django keeps every query, until the next request
-        if connection.in_atomic_block:
-            _drop_open_transaction(connection)
-        else:
-            connection.close_if_unusable_or_obsolete()
+        try:
+            if connection not in spared:
+                function(connection)
+        except Exception as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]
+
+
+def _drop_old(spared: Sequence[Any] = ()) -> None:
+    _each(_drop_if_old, spared)
+
+
+def _drop_if_old(connection: Any) -> None:
+    connection.queries_log.clear()  # with DEBUG Django keeps every query, until the next request
+    if connection.in_atomic_block:
+        _drop_open_transaction(connection)
+    else:
+        connection.close_if_unusable_or_obsolete()
 
 
 def _drop_open_transaction(connection: Any) -> None:
@@ -138,15 +154,18 @@ def _drop_open_transaction(connection: Any) -> None:
 
 
 def _drop_broken() -> None:
-    for connection in _own():
-        connection.queries_log.clear()
-        if not connection.in_atomic_block:
-            connection.health_check_done = False  # CONN_HEALTH_CHECKS counts for each call
-        if connection.connection is not None and connection.errors_occurred:
-            if connection.is_usable():
-                connection.errors_occurred = False
-            else:
-                _close(connection)
+    _each(_drop_if_broken)
+
+
+def _drop_if_broken(connection: Any) -> None:
+    connection.queries_log.clear()
+    if not connection.in_atomic_block:
+        connection.health_check_done = False  # CONN_HEALTH_CHECKS counts for each call
+    if connection.connection is not None and connection.errors_occurred:
+        if connection.is_usable():
+            connection.errors_occurred = False
+        else:
+            _close(connection)
 
 
 def _close(connection: Any) -> None:
@@ -162,11 +181,4 @@ def close_own() -> None:
     """
     Close the connections of this thread; one that cannot be closed does not keep the others open.
     """
-    errors = []
-    for connection in _own():
-        try:
-            _close(connection)
-        except Exception as error:
-            errors.append(error)
-    if errors:
-        raise errors[0]
+    _each(_close)

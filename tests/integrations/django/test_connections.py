@@ -18,6 +18,7 @@ from tests.helpers import BOUND, eventually, get, make_handler, python_env
 from tests.integrations.django import support
 from tests.integrations.django.cache import made as made_caches
 
+from django.apps import apps  # isort: skip
 from django.core.cache import caches  # isort: skip
 from django.db import IntegrityError, OperationalError, connection, connections, transaction  # isort: skip
 from django.test.utils import override_settings  # isort: skip
@@ -25,6 +26,7 @@ from shop.models import Activity, Invoice, Order  # isort: skip
 
 import broadway_sync
 from broadway_sync import DummyProducer, IterableProducer, Message, NoopAcknowledger, Producer
+from broadway_sync.around import Call
 from broadway_sync.integrations.django import connection_care
 from broadway_sync.integrations.django.connections import care
 
@@ -129,6 +131,36 @@ def test_open_atomic_block_is_rolled_back(database: Any, make_pipeline: Any, cap
     assert Order.objects.count() == 0
     pipeline.test_message("does not").receive(timeout=BOUND)
     assert Order.objects.count() == 1
+
+
+def test_transaction_that_a_hook_of_the_process_puts_around_callbacks(
+    database: Any, make_pipeline: Any, caplog: Any
+) -> None:
+    """
+    Is that of the callback, and left alone, also if the hook was there before this app was ready.
+    """
+
+    def in_transaction(call: Any, messages: Any) -> Any:
+        with transaction.atomic():
+            return call()
+
+    def handle_message(processor: str, message: Message, context: Any) -> Message:
+        Order.objects.create(email="a@example.com", amount=1)
+        if message.data == "raises":
+            raise LookupError
+        return message
+
+    broadway_sync.remove_around(care)
+    broadway_sync.add_around(in_transaction)
+    try:
+        apps.get_app_config("broadway_sync").ready()
+        pipeline = make_pipeline(make_handler(handle_message=handle_message)).start()
+    finally:
+        broadway_sync.remove_around(in_transaction)
+    with caplog.at_level(logging.WARNING, "broadway_sync"):
+        assert [ask(pipeline, data).status for data in ("raises", "does not")] == ["error", "ok"]
+    assert Order.objects.count() == 1
+    assert "left a transaction" not in caplog.text
 
 
 # ---- how long connections live
@@ -698,6 +730,30 @@ def test_every_connection_is_closed_even_if_one_cannot_be(database: Any, monkeyp
     with pytest.raises(OperationalError, match="will not close"):
         care.thread_ended()
     assert connection.connection is None
+
+
+@pytest.mark.parametrize("callback", ["handle_message", "handle_demand"])
+def test_every_connection_is_seen_to_even_if_one_cannot_be(database: Any, monkeypatch: Any, callback: str) -> None:
+    """
+    Of a database that has a fault all callbacks have it; the others are looked at all the same.
+    """
+    other = connections.create_connection("default")
+    other.alias = "other"
+    for each in (connection, other):
+        each.ensure_connection()
+        each.errors_occurred = True
+
+    def is_usable() -> bool:
+        raise NotImplementedError("somebody's backend may not have this")
+
+    monkeypatch.setattr(other, "is_usable", is_usable)
+    monkeypatch.setattr(connections["default"], "is_usable", lambda: False)
+    monkeypatch.setattr(type(connections), "all", lambda self, **options: [other, connections["default"]])
+    call = Call(callback, "p", lambda: connection.connection is None)
+    try:
+        assert care(call, []) if callback == "handle_message" else care.around_producer(call)
+    finally:
+        other.close()
 
 
 def test_dummy_producer_and_activity(database: Any, make_pipeline: Any) -> None:
