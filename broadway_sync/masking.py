@@ -16,9 +16,12 @@ _WORDS = (
 _SECRET_NAME = re.compile(rf"{_WORDS}|^pass$|^key$|^auth$|^sasl$", re.IGNORECASE)
 # scheme://user:password@host; the last @ counts, as passwords may contain one. Also without the scheme.
 _URL_PASSWORD = re.compile(r"(\w:/{1,2}[^\s:/@]*|(?<![^\s\"'])[^\s:/@\"']+(?=:[^/])):[^\s]*@")
-# password=..., also quoted, in query strings, DSNs and JAAS configurations, and "Authorization: Bearer ...".
+# password=..., also quoted, in query strings, DSNs and JAAS configurations, in JSON and the repr of a dict (a query
+# string may contain one), and "Authorization: Bearer ...".
 _ASSIGNMENT = re.compile(
-    rf"""((?:{_WORDS})\w{{0,40}}\s*[=:]\s*)("[^"]*"|'[^']*'|Bearer \S+|Basic \S+|[^\s&;,"']+)""", re.I
+    rf"""((?:{_WORDS})\w{{0,40}}(?:["']|%2[27])?\s*(?:[=:]|%3[AD])\s*)"""
+    r"""(b?"[^"\\]*(?:\\.[^"\\]*)*"|b?'[^'\\]*(?:\\.[^'\\]*)*'|Bearer \S+|Basic \S+|[^\s&;,"']+)""",
+    re.IGNORECASE,
 )
 
 

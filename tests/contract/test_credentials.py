@@ -59,3 +59,19 @@ def test_passwords_in_addresses(text: str, masked: str) -> None:
     Also in those with a slip of the pen.
     """
     assert mask(text) == masked
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("answered {'api_key': b'hunter2', 'a': 1}", "answered {'api_key': ******, 'a': 1}"),
+        ('{"password": "hunt\\"er2", "a": 1}', '{"password": ******, "a": 1}'),
+        ("amqps://host/?ssl_options={'password':'hunter2'}", "amqps://host/?ssl_options={'password':******}"),
+        ("amqps://host/?ssl_options=%27password%27%3A+%27a%27", "amqps://host/?ssl_options=%27password%27%3A******"),
+    ],
+)
+def test_passwords_in_dicts(text: str, masked: str) -> None:
+    """
+    As text, in a text: JSON, a repr, options in a URL.
+    """
+    assert mask(text) == masked
