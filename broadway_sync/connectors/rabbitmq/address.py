@@ -54,6 +54,10 @@ class SslOptions:
     )
     check_hostname: bool = option(True, boolean, "whether that name is checked")
 
+    def __attrs_post_init__(self) -> None:
+        if self.keyfile is not None and self.certfile is None:
+            raise mistake("certfile", "required with keyfile")
+
 
 def _to_ssl(value: Any) -> Any:
     return build(SslOptions, value, "ssl") if isinstance(value, Mapping) else value

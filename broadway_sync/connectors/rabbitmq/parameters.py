@@ -82,11 +82,17 @@ def _ssl(pika: Any, options: ConnectionOptions) -> Any:
     return pika.SSLOptions(context, server_hostname)
 
 
+def _require_password() -> str:
+    # Called for a key that is encrypted. Without it OpenSSL would ask whoever sits at the terminal, and wait.
+    raise ConnectorError("connection.ssl: the key is encrypted, and there is no password")
+
+
 def _to_context(options: SslOptions) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=options.cafile)
         if options.certfile is not None:
-            context.load_cert_chain(options.certfile, options.keyfile, options.password)
+            password: Any = _require_password if options.password is None else options.password
+            context.load_cert_chain(options.certfile, options.keyfile, password)
     except OSError as error:  # which does not say what file it is about
         files = ", ".join(filter(None, (options.cafile, options.certfile, options.keyfile)))
         raise ConnectorError(f"connection.ssl: cannot use {files}: {error}") from error

@@ -13,8 +13,12 @@ import threading
 from pathlib import Path
 from typing import Any, Iterator, List
 
+import pika
 import pytest
 
+from broadway_sync import ConnectorError
+from broadway_sync.connectors.rabbitmq.address import to_connection
+from broadway_sync.connectors.rabbitmq.parameters import to_parameters
 from tests.brokers.fixtures import require
 from tests.connectors.rabbitmq.support import Seen, producer, texts
 from tests.helpers import BOUND, eventually
@@ -143,6 +147,30 @@ def test_certificate_of_somebody_else(make_pipeline: Any, certificate: Path, ter
     connection = {"host": "127.0.0.1", "port": terminator.port, "ssl": {"cafile": str(certificate)}}
     with make_pipeline(producer=producer(connection, "none")):
         eventually(lambda: any("not valid for" in text for text in texts(caplog)), "it is refused")
+
+
+def test_key_that_is_encrypted(certificate: Path) -> None:
+    """
+    Its password is in the options: nobody is asked for it at the terminal, where it would be waited for without end.
+    """
+    key = certificate.with_name("locked.pem")
+    command = ["openssl", "rsa", "-aes128", "-passout", "pass:swordfish", "-out", str(key)]
+    command += ["-in", str(certificate.with_name("key.pem"))]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=BOUND)
+    files = {"certfile": str(certificate), "keyfile": str(key)}
+    assert parameters({**files, "password": "swordfish"}).ssl_options is not None
+    with pytest.raises(ConnectorError, match="the key is encrypted, and there is no password"):
+        parameters(files)
+    with pytest.raises(ConnectorError, match="cannot use") as caught:
+        parameters({**files, "password": "sw0rdfish"})
+    assert "sw0rdfish" not in str(caught.value)
+
+
+def parameters(files: Any) -> Any:
+    """
+    Return the parameters of pika for TLS by these files.
+    """
+    return to_parameters(pika, to_connection({"host": "localhost", "ssl": files}), "name")
 
 
 def test_files_that_are_not_there(make_pipeline: Any, caplog: Any) -> None:

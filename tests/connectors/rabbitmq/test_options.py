@@ -139,6 +139,7 @@ def test_unknown_option_lists_the_valid_ones(make_pipeline: Any) -> None:
         {"host": "", "password": "swordfish"},
         {"ssl": 1, "password": "swordfish"},
         {"ssl": {"ca": "x"}, "password": "swordfish"},
+        {"ssl": {"keyfile": "key.pem"}, "password": "swordfish"},
         {"heartbeat": 0.5, "password": "swordfish"},
         {"connection_timeout": 0, "password": "swordfish"},
         {"channel_max": 65536, "password": "swordfish"},
