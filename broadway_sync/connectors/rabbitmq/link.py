@@ -114,7 +114,7 @@ class Client(Protocol):
 
 _ADVICE = {
     403: "check user, password and the user's permissions",
-    404: "create it, or set declare or bindings",
+    404: "create it, or set declare (a queue) or after_connect (an exchange)",
     405: "the queue is exclusive to another connection",
     530: "check virtual_host and the user's permissions",
 }
@@ -125,7 +125,9 @@ def advice(error: BaseException) -> str:
     Return what may help against *error*, or nothing.
     """
     code, text = getattr(error, "reply_code", None), str(error)
-    if code == 406 and "timeout" in text:
+    if code == 403 and "exclusive use" in text:
+        return "another consumer has the queue for itself"
+    if code == 406 and "timed out" in text:
         return "a message took longer than the broker's consumer_timeout; it is delivered again"
     if code == 406 and "unknown delivery tag" in text:
         return "somebody else acknowledged on this channel"
