@@ -82,11 +82,10 @@ class Session:
         """
         Take the outcomes of messages, and see to it that the connection's thread sends them. Does not wait for that.
         """
-        if self.is_over:
-            self._on_stale(self, count(lots))
-            return
         self._finished.extend(lots)
-        if not self._is_posted:
+        if self.is_over:
+            self._drop_finished()
+        elif not self._is_posted:
             self._is_posted = True
             self.link.wake()
 
@@ -96,8 +95,11 @@ class Session:
         """
         self._is_posted = False
         lots = []
-        while self._finished:
-            lots.append(self._finished.popleft())
+        try:
+            while self._finished:
+                lots.append(self._finished.popleft())
+        except IndexError:  # another thread was quicker: there are several after the end
+            pass
         return lots
 
     def frames(self, lots: List[Lot]) -> List[Frame]:
@@ -120,9 +122,13 @@ class Session:
         """
         The channel is gone: what is finished from now on is stale, and so is what was not sent.
         """
+        # Before the look at what is finished; stages do it the other way round. Whoever comes second sees the other.
         self.is_over = True
-        number = count(self.fetch()) + len(self.tags.held)
-        self.tags.held = []
+        held, self.tags.held = self.tags.held, []
+        self._drop_finished(len(held))
+
+    def _drop_finished(self, number: int = 0) -> None:
+        number += count(self.fetch())
         if number:
             self._on_stale(self, number)
 
