@@ -149,7 +149,7 @@ class StopContract:
         Making a pipeline opens no connection and starts no thread: processes fork after that.
         """
         harness.producer(), harness.remaining()  # what the harness itself has to open
-        before = Inventory()
+        before = Inventory(harness.ignored_threads)
         pipeline = make_pipeline(harness, recorder(harness))
         threads, sockets = before.new_threads(), before.new_sockets()
         check(not threads, f"making a pipeline started threads: {', '.join(threads)}", hints.OPENING_EARLY)

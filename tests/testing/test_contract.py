@@ -25,7 +25,7 @@ class MemoryHarness(ConnectorHarness):
     redelivery_timeout = 5.0 * SCALE
     stop_timeout = 2.0 * SCALE
     quiet = 0.1 * SCALE
-    lease = 1.2 * SCALE
+    lease = 3.0 * SCALE
     drop_options = {"on_failure": "ack"}
     loggers = (LOGGER,)
     secrets = (PASSWORD, "wr0ng")
