@@ -38,6 +38,9 @@ CLOSE_PATIENCE = 2.0
 ABORT_PATIENCE = 0.5
 """Seconds that a thread has to end when its connection has been cut, or while it has none."""
 
+SHORT_LIFE = 0.1
+"""Seconds: a connection that was lost sooner is not replaced at once, even if ``backoff_min`` is less."""
+
 
 class _LostError(Exception):
     """
@@ -104,7 +107,8 @@ class Connection:
         """
         self._want(DRAIN)
         session = self._session
-        if session is not None and session.is_ready:  # else there are no deliveries, and will not be any
+        # One that is not ready has no deliveries; but with no_ack the broker may send, and forget, some before its end.
+        if session is not None and (session.is_ready or session.is_no_ack):
             self._drained.wait(CANCEL_PATIENCE)
         is_kept = self._options.is_no_ack if session is None else session.is_no_ack
         return self.take(len(self.waiting)) if is_kept else []
@@ -174,7 +178,7 @@ class Connection:
         finally:
             self._finish(session)
         # At once, unless it was lost so soon after it was made that this could go on for ever.
-        if monotonic() - began < self._options.backoff_min:
+        if monotonic() - began < max(self._options.backoff_min, SHORT_LIFE):
             return self._pause(cause)
         self._backoff.reset()
         return 0.0
@@ -224,6 +228,8 @@ class Connection:
         session.end()
         if not session.is_no_ack:
             self.waiting.clear()
+        elif self.waiting:  # delivered right before the loss
+            self._stage.wake()
         if self._wanted == CONSUME:
             again = f"{left} messages will be delivered again" if left else ""
             self._reporter.down(error, "; ".join(filter(None, (advice(error), again))))

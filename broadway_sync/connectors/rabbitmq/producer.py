@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 from typing import Any, Iterable, List, Mapping, Tuple
 
-from ...log import log_warning
+from ...log import log_error, log_warning
 from ...options import PipelineOptions
 from ...producer import Producer
 from ..common.events import RECEIVE
@@ -77,6 +77,8 @@ class RabbitMQProducer(Producer):
             if connection.failure is not None:
                 raise connection.failure
             return ()
+        if connection.failure is not None:
+            self.stage.wake()  # nobody else will: ask again, for the failure, when these are gone
         if not any(self._reporter.is_heard((*RECEIVE, end)) for end in ("start", "stop")):
             return connection.take(demand)
         with self._reporter.span(RECEIVE, demand=demand) as span:
@@ -95,5 +97,9 @@ class RabbitMQProducer(Producer):
         Send the last acknowledgements and disconnect.
         """
         connection = getattr(self, "_connection", None)
-        if connection is not None:
-            connection.close()
+        if connection is None:
+            return
+        connection.close()
+        failure = connection.failure
+        if failure is not None and failure is not reason:  # nobody has asked for messages since
+            log_error("the connection's thread has died", failure, self.stage.pipeline_name, self.stage.name)

@@ -35,6 +35,8 @@ class FakeLink:
         self.before_settle: Callable[[], Any] = lambda: None
         self.settle_errors: List[BaseException] = []
         self.cancel_gate: Any = None
+        self.during_set_up: Callable[[], Any] = lambda: None
+        self.rest: List[Any] = []
         self.on_delivery = on_delivery
         self.last_tag = 0
         self._wakes_at: Optional[float] = None
@@ -56,17 +58,29 @@ class FakeLink:
 
     def _deliver(self, data: Iterable[bytes], redelivered: bool) -> None:
         for body in data:
-            self.last_tag += 1
-            method = SimpleNamespace(
-                delivery_tag=self.last_tag, redelivered=redelivered, exchange="", routing_key="q", consumer_tag="c"
-            )
-            self.on_delivery(self, method, PROPERTIES, body)
+            self.on_delivery(self, *self.delivery(body, redelivered))
+
+    def delivery(self, body: bytes, redelivered: bool = False) -> Tuple[Any, Any, bytes]:
+        """
+        Return the next delivery.
+        """
+        self.last_tag += 1
+        method = SimpleNamespace(
+            delivery_tag=self.last_tag, redelivered=redelivered, exchange="", routing_key="q", consumer_tag="c"
+        )
+        return method, PROPERTIES, body
 
     def fail(self, error: BaseException) -> None:
         """
         Break the connection.
         """
         self._commands.put(lambda: _raise(error))
+
+    def fail_with(self, error: BaseException, *data: bytes) -> None:
+        """
+        Let one lot arrive, and break the connection before anybody knows.
+        """
+        self._commands.put(lambda: (self._deliver(data, False), _raise(error)))
 
     def wait_for_frames(self, count: int) -> List[Tuple[str, int, bool]]:
         """
@@ -82,6 +96,7 @@ class FakeLink:
         Begin the deliveries.
         """
         self.calls.append("set_up")
+        self.during_set_up()
 
     def run(self) -> None:
         """
@@ -119,7 +134,7 @@ class FakeLink:
         if self.is_aborted.is_set():
             raise OSError("aborted")
         self.is_consuming = False
-        return []
+        return self.rest
 
     def consume(self) -> None:
         """
@@ -169,6 +184,7 @@ class FakeClient:
         self.attempts = 0
         self.links: List[FakeLink] = []
         self.say: Any = None
+        self.during_set_up: Callable[[], Any] = lambda: None
         self.connections: queue.Queue[FakeLink] = queue.Queue()
 
     def check(self, options: RabbitMQOptions) -> None:
@@ -185,6 +201,7 @@ class FakeClient:
             raise self.errors.pop(0)
         self.say = say
         link = FakeLink(options, name, on_delivery)
+        link.during_set_up = self.during_set_up
         self.links.append(link)
         self.connections.put(link)
         return link

@@ -18,7 +18,7 @@ from broadway_sync.connectors.rabbitmq import settling
 from broadway_sync.connectors.rabbitmq.session import Session
 from tests.connectors.rabbitmq.fake import FakeClient
 from tests.connectors.rabbitmq.support import Seen, bodies, texts
-from tests.helpers import SCALE, Call, assert_quiet, eventually, make_handler
+from tests.helpers import BOUND, QUIET, SCALE, Call, assert_quiet, eventually, make_handler
 
 ONE = {"default": {"concurrency": 1, "max_demand": 1}}
 
@@ -319,10 +319,11 @@ def test_another_reason_is_said(make_pipeline: Any, caplog: Any) -> None:
     assert len(said) == 2 and "no queue" in said[0] and "refused" in said[1]
 
 
-def test_reconnects_at_once(make_pipeline: Any, client: Any, caplog: Any) -> None:
+def test_reconnects_at_once(make_pipeline: Any, client: Any, caplog: Any, monkeypatch: Any) -> None:
     """
     A connection that served is replaced without a pause; what waited comes from the next one.
     """
+    monkeypatch.setattr(connection_module, "SHORT_LIFE", 0.0)
     caplog.set_level(logging.INFO)
     seen = Seen()
     with make_pipeline(seen, producer=client.producer(backoff_min=0.0, backoff_max=3600.0, backoff_type="rand")):
@@ -345,6 +346,24 @@ def test_connection_that_is_lost_at_once(make_pipeline: Any, client: Any) -> Non
         client.opened().fail(OSError("cut"))
         eventually(client.links[0].is_closed.is_set, "it is given up")
         assert_quiet(client.connections, "it waits for an hour")
+
+
+def test_connections_that_are_lost_at_once_do_not_spin(make_pipeline: Any, client: Any) -> None:
+    """
+    Nor do they with a shortest pause of 0.
+    """
+    connect = client.connect
+
+    def connect_and_fail(*arguments: Any) -> Any:
+        link = connect(*arguments)
+        link.fail(OSError("cut"))
+        return link
+
+    client.connect = connect_and_fail
+    with make_pipeline(producer=client.producer(backoff_min=0.0, backoff_max=1.0, backoff_type="exp")):
+        client.opened()
+        time.sleep(QUIET)
+        assert client.attempts < 20
 
 
 def test_pauses_grow(make_pipeline: Any, caplog: Any) -> None:
@@ -599,6 +618,55 @@ def test_no_ack_survives_a_lost_connection(make_pipeline: Any, client: Any, gate
     assert seen.duplicates() == 0
 
 
+def test_no_ack_is_handed_out_though_its_connection_is_lost_just_then(make_pipeline: Any, client: Any) -> None:
+    """
+    With no_ack what came together with the loss is handed out, and not first with what comes next.
+    """
+    seen = Seen()
+    with make_pipeline(seen, producer=client.producer(consume_options={"no_ack": True})):
+        link = client.opened()
+        link.fail_with(OSError("cut"), *bodies(3))
+        client.opened()
+        seen.wait(bodies(3))
+
+
+def test_no_ack_is_handed_out_if_a_stop_comes_early(make_pipeline: Any, client: Any, monkeypatch: Any) -> None:
+    """
+    With no_ack what the broker sends before a stop can cancel the consumer is handled, even if that had just begun.
+    """
+    monkeypatch.setattr(connection_module, "CANCEL_PATIENCE", BOUND)
+    entered, go_on = threading.Event(), threading.Event()
+    client.during_set_up = lambda: (entered.set(), go_on.wait(BOUND))
+    with make_pipeline(seen := Seen(), producer=client.producer(consume_options={"no_ack": True})) as pipeline:
+        link = client.opened()
+        assert entered.wait(BOUND)
+        link.rest = [link.delivery(body) for body in bodies(3)]
+        stopping = Call(pipeline.stop)
+        eventually(lambda: link.wakes, "the producer drains")
+        go_on.set()
+        stopping.result()
+    assert sorted(seen.times) == bodies(3)
+
+
+def test_no_ack_and_no_second_attempt(make_pipeline: Any, client: Any, gate: Any) -> None:
+    """
+    With no_ack what waits when there is to be no other connection is handled, and then the producer crashes.
+    """
+    seen = Seen(lambda message: gate.wait() if message.data == b"0" else None)
+    source = client.producer(consume_options={"no_ack": True}, backoff_type="stop", backoff_min=3600.0)
+    processors = {"default": {"concurrency": 1, "max_demand": 10, "min_demand": 0}}
+    with make_pipeline(seen, producer=source, processors=processors, resubscribe_interval=0.01):
+        link = client.opened()
+        link.deliver(*bodies(10))
+        gate.arrived()
+        link.deliver(*bodies(3, 10))
+        link.fail(OSError("cut"))
+        eventually(link.is_closed.is_set, "it is lost")
+        gate.open()
+        client.opened()
+        seen.wait(bodies(13))
+
+
 def test_no_ack_pauses_and_resumes(make_pipeline: Any, client: Any, gate: Any) -> None:
     """
     The consumer is cancelled when buffer_size messages wait, and begins again when half of them are gone.
@@ -642,6 +710,29 @@ def test_fault_of_the_library(make_pipeline: Any, client: Any, monkeypatch: Any,
     assert first.is_closed.is_set() and first.frames == []
     crashes = [record for record in caplog.records if "the producer crashed" in record.getMessage()]
     assert len(crashes) == 1 and "a bug" in str(crashes[0].exc_info)
+
+
+def test_fault_of_the_library_during_a_stop(
+    make_pipeline: Any, client: Any, gate: Any, monkeypatch: Any, caplog: Any
+) -> None:
+    """
+    Nobody asks for messages any more, and crashes for it: it is logged all the same.
+    """
+    with make_pipeline(Seen(lambda message: gate.wait()), producer=client.producer(), processors=ONE) as pipeline:
+        link = client.opened()
+        link.deliver(b"a")
+        gate.arrived()
+        stopping = Call(pipeline.stop)
+        eventually(lambda: "cancel" in link.calls, "the drain has begun")
+        monkeypatch.setattr(Session, "frames", lambda session, lots: _raise(RuntimeError("a bug")))
+        gate.open()
+        stopping.result()
+    logged = [record for record in caplog.records if "a bug" in str(record.exc_info)]
+    assert len(logged) == 1 and "the connection's thread has died" in logged[0].getMessage()
+
+
+def _raise(error: BaseException) -> Any:
+    raise error
 
 
 def test_base_exception_in_after_connect(make_pipeline: Any) -> None:
