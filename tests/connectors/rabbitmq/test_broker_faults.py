@@ -294,6 +294,25 @@ def test_queue_is_deleted_and_comes_back(make_pipeline: Any, rabbitmq: Any, capl
     assert "was the queue deleted?" in reasons[0] and "create it, or set declare" in reasons[1]
 
 
+def test_queue_in_exclusive_use(make_pipeline: Any, rabbitmq: Any, caplog: Any) -> None:
+    """
+    A second pipeline with an exclusive consumer stands by, says why, and takes over when the first one ends.
+    """
+    queue, first, second = rabbitmq.queue(), Seen(), Seen()
+    source = producer(rabbitmq.url, queue, consume_options={"exclusive": True})
+    active = make_pipeline(first, producer=source).start()
+    wait_until_consuming(rabbitmq, queue)
+    with make_pipeline(second, producer=source):
+        eventually(lambda: any("another consumer has the queue" in text for text in texts(caplog)), "it says why")
+        rabbitmq.publish(queue, bodies(5))
+        first.wait(bodies(5))
+        active.stop()
+        rabbitmq.publish(queue, bodies(5, 5))
+        second.wait(bodies(5, 5))
+    assert "ACCESS_REFUSED" in texts(caplog)[0] and "in exclusive use" in texts(caplog)[0]
+    assert not set(first.times) & set(second.times)
+
+
 def _consumers(rabbitmq: Any, queue: str) -> int:
     import pika.exceptions
 
