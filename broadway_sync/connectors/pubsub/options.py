@@ -10,6 +10,7 @@ from typing import Any, Mapping, Optional
 
 import attrs
 
+from ...masking import mask
 from ...rules import is_int, is_seconds, mistake, option, optional, rule
 from ..common.options import PollingOptions
 from ..common.outcomes import outcome
@@ -78,20 +79,24 @@ class PubSubOptions(PollingOptions):
         optional(rule(_is_timeout, "a number of seconds > 0, or None")),
         "longest time that a pull waits, seconds (None: 60); below 10 messages may be handed out to nobody",
     )
-    credentials: Any = option(
-        None,
-        optional(rule(_are_credentials, "credentials of google.auth, or the path of a service account file")),
-        "credentials of google.auth, or the path of a service account file (None: the application default)",
+    credentials: Any = attrs.field(
+        default=None,
+        validator=optional(rule(_are_credentials, "credentials of google.auth, or the path of a service account file")),
+        repr=False,
+        metadata={
+            "doc": "credentials of google.auth, or the path of a service account file (None: the application default)"
+        },
     )
     base_url: Optional[str] = option(
         None,
         optional(rule(_is_endpoint, "https://<host> or <host>:<port>")),
         'another endpoint, for example "https://europe-west1-pubsub.googleapis.com"',
     )
-    client_options: Mapping[str, Any] = option(
-        attrs.Factory(dict),
-        rule(_are_client_options, "a mapping of str"),
-        "for the client library's ClientOptions, for example quota_project_id",
+    client_options: Mapping[str, Any] = attrs.field(
+        factory=dict,
+        validator=rule(_are_client_options, "a mapping of str"),
+        repr=lambda value: repr(mask(value)),  # it may have an api_key
+        metadata={"doc": "for the client library's ClientOptions, for example quota_project_id"},
     )
 
     def __attrs_post_init__(self) -> None:

@@ -186,6 +186,23 @@ def test_credentials_are_not_shown() -> None:
     assert "hunter2" not in repr(mask_module(module))
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"client_options": {"api_key": "hunter2"}},
+        {"credentials": type("Credentials", (), {"before_request": len, "__repr__": lambda self: "hunter2"})()},
+    ],
+    ids=["api_key", "credentials"],
+)
+def test_repr_of_the_options_has_no_credentials(options: Any) -> None:
+    """
+    Tools that report errors show the variables of each frame.
+    """
+    text = repr(PubSubOptions(subscription=NAME, **options))
+    assert NAME in text
+    assert "hunter2" not in text
+
+
 def test_missing_library(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     The error names the extra.
