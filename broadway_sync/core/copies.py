@@ -46,12 +46,15 @@ class Copies:
         """
         A copy is done with; return the handle by which to tell the source, None if there is nothing to tell.
 
-        There is not when another copy was acknowledged, nor while another one is in hand whose outcome may be better.
+        There is not when another copy was acknowledged, nor while another one is in hand whose outcome may be better;
+        nor for a copy that was done with before, as when somebody has made two messages of one.
 
         Args:
             is_gone: Whether this copy is acknowledged, so that the message must not come again.
         """
-        handles = self._newest[identity]
+        handles = self._newest.get(identity)
+        if handles is None:
+            return None
         newest = handles[-1]
         was_gone = identity in self._gone
         if len(handles) == 1:

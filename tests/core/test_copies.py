@@ -71,6 +71,16 @@ def test_copy_that_comes_after_one_was_acknowledged() -> None:
     assert len(copies) == 0
 
 
+def test_copy_that_was_done_with_before() -> None:
+    """
+    There is nothing to tell.
+    """
+    copies = Copies()
+    copies.add("m", "h1")
+    assert [copies.finish("m", True), copies.finish("m", True)] == ["h1", None]
+    assert len(copies) == 0
+
+
 def test_message_that_comes_again_later_is_new() -> None:
     """
     What became of the earlier delivery is forgotten with its last copy.

@@ -11,6 +11,7 @@ from typing import Any, Callable
 
 import pytest
 
+from broadway_sync import Message, NoopAcknowledger
 from broadway_sync.connectors.common import polling
 from broadway_sync.connectors.common.events import LEASE_LOST
 from broadway_sync.connectors.common.polling_client import Action, Delivery, Refusal
@@ -18,7 +19,7 @@ from broadway_sync.connectors.sqs import SQSProducer
 from tests.connectors.common.fake_source import FakeSource, Item
 from tests.connectors.recorder import Recorder
 from tests.connectors.sqs.support import failures
-from tests.helpers import BOUND, QUIET, eventually, stage_threads
+from tests.helpers import BOUND, QUIET, SCALE, eventually, stage_threads
 
 URL = "https://sqs.eu-west-1.amazonaws.com/123456789012/invoices"
 QUICK: dict[str, Any] = {"receive_interval": 0.0, "backoff_min": 0.01, "backoff_max": 0.03}
@@ -121,13 +122,39 @@ def test_copies_in_a_group_are_not_handled_after_the_first_succeeded(start: Call
     assert recorder.order == source.acked == [0, 1, 2, 3]
 
 
+def test_message_that_is_made_anew_when_it_is_done_with_costs_nothing_else(
+    start: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """
+    Two messages with one acknowledger: the other messages of the step are deleted all the same.
+    """
+    source = SQSLike()
+    source.publish(*map(str, range(10)))
+    recorder = Recorder()
+    handle = recorder.handle_message
+
+    def make_anew(processor: str, message: Any, context: Any) -> Any:
+        message = handle(processor, message, context)
+        if message.data != "3":
+            return message
+        message.ack_immediately()
+        return Message(message.data, message.acknowledger)
+
+    recorder.handle_message = make_anew  # type: ignore[method-assign]
+    pipeline = start(source, recorder)
+    source.wait_until(lambda: len(source.acked) == 10)
+    pipeline.stop()
+    assert recorder.duplicates() == set()
+    assert failures(caplog) == []
+
+
 def test_answer_that_is_late_is_no_lost_lease(
     start: Callable[..., Any], hear: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     """
     A lease that is refused because its message was just deleted was not lost.
     """
-    source = FakeSource(lease=2.0)
+    source = FakeSource(lease=2.0 * SCALE)
     refused = threading.Event()
     settle = source.settle
 
@@ -154,11 +181,11 @@ def test_message_that_is_to_come_again_is_extended_no_more(start: Callable[..., 
     """
     Not even while the source has not been told: an extension would put off what was asked for.
     """
-    source = FakeSource(lease=2.0)
+    source = FakeSource(lease=2.0 * SCALE)
 
     def take_longer_than_an_extension_is_due(call: str, argument: Any) -> None:
         if call == "nack":
-            time.sleep(1.2)
+            time.sleep(1.2 * SCALE)
 
     source.before = take_longer_than_an_extension_is_due
     source.publish("x")
@@ -173,7 +200,7 @@ def test_lost_lease_is_said(start: Callable[..., Any], hear: Callable[..., Any],
     """
     Refused for another reason, it was.
     """
-    source = FakeSource(lease=2.0)
+    source = FakeSource(lease=2.0 * SCALE)
     settle = source.settle
     source.settle = lambda action, handles: (  # type: ignore[method-assign]
         [Refusal(handle, "expired", True) for handle in handles] if action[0] == "extend" else settle(action, handles)
@@ -358,8 +385,6 @@ def test_push_during_a_long_poll(start: Callable[..., Any]) -> None:
     """
     Does not wait for it.
     """
-    from broadway_sync import Message, NoopAcknowledger
-
     source = FakeSource(wait=0.0)
     in_poll, end_poll = threading.Event(), threading.Event()
 
