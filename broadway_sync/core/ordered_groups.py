@@ -62,9 +62,3 @@ class OrderedGroups(Generic[T]):
         held = self._held.pop(group, deque())
         self.held_count -= len(held)
         return list(held)
-
-    def release_all(self) -> List[T]:
-        """
-        Return everything that is held, and hold nothing.
-        """
-        return [item for group in list(self._held) for item in self.release(group)]
