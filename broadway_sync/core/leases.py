@@ -95,6 +95,12 @@ class Leases:
                 to_extend.append(handle)
         return to_extend, lost
 
+    def known(self, handles: Iterable[str]) -> List[str]:
+        """
+        Return those of *handles*, which :meth:`take_due` gave to be extended, that were not removed since.
+        """
+        return [handle for handle in handles if handle in self._retries]
+
     def extended(self, handles: Iterable[str], now: float) -> None:
         """
         Note that the leases of *handles* last from *now* on; those removed meanwhile stay removed.

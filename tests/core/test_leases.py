@@ -100,6 +100,16 @@ def test_removed_leases_are_forgotten(leases: Leases) -> None:
     assert leases.next_due() is None
 
 
+def test_what_was_to_be_extended_may_be_removed_meanwhile(leases: Leases) -> None:
+    """
+    Then it is known no more, while the others are.
+    """
+    leases.add_all(["a", "b", "c"], 0.0)
+    to_extend, _ = leases.take_due(5.0)
+    leases.remove(["b"])
+    assert leases.known(to_extend) == ["a", "c"]
+
+
 def test_due_in_order_of_time(leases: Leases) -> None:
     """
     Fresh ones and retries alike.

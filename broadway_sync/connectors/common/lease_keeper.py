@@ -72,6 +72,8 @@ class LeaseKeeper:
                 self._report_lost(len(lost), "held for too long, or not extended in time")
             for at in range(0, len(to_extend), self._client.lot):
                 self._extend(to_extend[at : at + self._client.lot])
+                if self._is_closed:
+                    return
             self._waits.wait_for(lambda: self._is_closed, self._pause())
 
     def _pause(self) -> Optional[float]:
@@ -85,6 +87,10 @@ class LeaseKeeper:
         return self._leases.interval if due is None else min(max(0.0, due - monotonic()), self._leases.interval)
 
     def _extend(self, handles: List[str]) -> None:
+        with self._lock:  # the lots before this one took their time
+            handles = self._leases.known(handles)
+        if not handles:
+            return
         now = monotonic()  # the lease counts from when the source gets the request: not before this
         try:
             with self._reporter.span(ACKNOWLEDGE, action="extend", count=len(handles)) as span:

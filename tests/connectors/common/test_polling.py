@@ -7,13 +7,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from typing import Any, Callable, Dict, List, Mapping
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional
 
 import attrs
 import pytest
 
 from broadway_sync import ConfigurationError, DrainTimeoutError, PipelineFailedError, telemetry
-from broadway_sync.connectors.common.events import ACKNOWLEDGE, CONNECT, LEASE_LOST, RECEIVE
+from broadway_sync.connectors.common import settler as settling
+from broadway_sync.connectors.common.events import ACKNOWLEDGE, CONNECT, CONNECTION_UP, LEASE_LOST, RECEIVE
 from broadway_sync.connectors.common.options import PollingOptions
 from broadway_sync.connectors.common.outcomes import outcome
 from broadway_sync.connectors.common.polling import PollingProducer
@@ -72,13 +73,24 @@ def producer_of(source: FakeSource, options: Mapping[str, Any], settings: Mappin
     return {"concurrency": 1, **settings.get("producer", {}), "module": module}
 
 
+_listening: List[str] = []
+
+
 def events_of(*names: Any) -> List[Any]:
     """
-    Collect events until the end of the process: (event, measurements, metadata).
+    Collect events until the end of the test: (event, measurements, metadata).
     """
     seen: List[Any] = []
-    telemetry.attach_many(unique_name(), list(names), lambda *args: seen.append(args[:3]))
+    _listening.append(unique_name())
+    telemetry.attach_many(_listening[-1], list(names), lambda *args: seen.append(args[:3]))
     return seen
+
+
+@pytest.fixture(autouse=True)
+def _listen_no_longer() -> Iterator[None]:
+    yield
+    while _listening:
+        telemetry.detach(_listening.pop())
 
 
 def test_everything_is_handled_and_acknowledged_once(source: FakeSource, start: Callable[..., Any]) -> None:
@@ -196,6 +208,40 @@ def test_leases_are_extended_while_a_handler_takes_its_time(start: Callable[...,
     gate.open()
     source.wait_until(lambda: len(source.acked) == 10)
     assert set(source.received.values()) == {1}
+
+
+def test_a_lease_is_not_extended_after_its_message_was_handed_back(start: Callable[..., Any], gate: Any) -> None:
+    """
+    Though it was due in the same moment as others whose requests took long.
+    """
+    source = FakeSource(lease=2.0 * SCALE, lot=1)
+    extending, handed_back = threading.Event(), threading.Event()
+
+    def before(call: str, argument: Any) -> None:
+        if call == "extend" and not extending.is_set():
+            extending.set()
+            assert handed_back.wait(BOUND)
+
+    def handle_message(processor: str, message: Any, context: Any) -> Any:
+        if message.data == "slow":
+            gate.wait()
+            return message
+        assert extending.wait(BOUND)
+        return message.fail("no")
+
+    source.before = before
+    source.publish("slow", "fails")
+    start(
+        source,
+        make_handler(handle_message=handle_message),
+        {"on_failure": ("nack", 600)},
+        processors={"default": {"concurrency": 2, "max_demand": 1}},
+    )
+    source.wait_until(lambda: ("nack", 1) in source.requests)
+    handed_back.set()
+    source.wait_until(lambda: source.requests.count(("extend", 1)) >= 2)
+    assert [item.visible_at > time.monotonic() + 500 for item in source.items] == [False, True]
+    gate.open()
 
 
 def test_a_message_that_is_held_for_too_long_is_let_go(start: Callable[..., Any], gate: Any) -> None:
