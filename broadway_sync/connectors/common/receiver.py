@@ -48,6 +48,7 @@ class Receiver:
         self._room = room
         self._connected = connected
         self._accept = accept
+        self._may_receive_at = 0.0
         self._is_closed = False
         self._waits = WaitList()
 
@@ -76,6 +77,7 @@ class Receiver:
                 self._connected()
                 break
         while not self._is_closed:
+            self._wait(self._may_receive_at - monotonic())
             self._waits.wait_for(lambda: self._is_closed or self._room() > 0)
             demand = self._room()
             if demand > 0 and not self._is_closed:
@@ -112,7 +114,7 @@ class Receiver:
         if deliveries:
             self._accept(deliveries, monotonic())
         else:
-            self._wait(started + self._interval - monotonic())
+            self._may_receive_at = started + self._interval
 
     def _wait(self, seconds: float) -> None:
         if seconds > 0:

@@ -368,6 +368,23 @@ def test_a_source_that_is_down_is_tried_again(
     assert not any("hunter2" in text for text in said)
 
 
+def test_a_source_that_is_back_is_told_at_once(source: FakeSource, start: Callable[..., Any]) -> None:
+    """
+    Though it has nothing, so that the next receive is far away.
+    """
+    failures = iter([OSError("reset")])
+
+    def before(call: str, argument: Any) -> None:
+        if call == "receive":
+            for error in failures:
+                raise error
+
+    source.before = before
+    up = events_of(CONNECTION_UP)
+    start(source, options={"receive_interval": 3600.0})
+    eventually(lambda: len(up) == 2, "it is up for the first time, and again")
+
+
 def test_backoff_type_stop_ends_the_pipeline(source: FakeSource, start: Callable[..., Any]) -> None:
     """
     Silence would be a trap.
