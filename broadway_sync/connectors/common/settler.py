@@ -56,8 +56,10 @@ class Settler:
         self._retries: Deque[Tuple[float, float, Lot]] = deque()  # (not before, give up at, lot); owned by the thread
         self._sending: List[Lot] = []  # what is being sent just now; owned by the thread
         self._backoff = Backoff("exp", _RETRY_MIN, _RETRY_MAX)
+        self._retry_at = 0.0  # when what fails until then is sent again
         self._is_failing = False
         self._closes_at: Optional[float] = None
+        self._is_hurrying = False
         self._has_ended = False
         self._waits = WaitList()
 
@@ -94,9 +96,11 @@ class Settler:
 
     def close(self, at: float) -> None:
         """
-        End once everything is sent and nothing more will come, or at the monotonic time *at*.
+        End once everything is sent and nothing more will come, or at the monotonic time *at*; what is being sent then
+        goes on to its end, unless the source takes none of it.
         """
         self._closes_at = at
+        self._is_hurrying = False
         self._waits.wake_all()
 
     def wake(self) -> None:
@@ -110,7 +114,9 @@ class Settler:
         Send until closed.
         """
         while not self._is_over():
-            self._waits.wait_for(lambda: self._has_work() or self._is_over(), self._pause())
+            self._waits.wait_for(lambda: self._has_work() or self._is_over() or self._must_hurry(), self._pause())
+            if self._must_hurry():
+                self._hurry()
             if self._has_work() and self._closes_at is None:
                 self._waits.wait_for(lambda: self._has_full_lot() or self._closes_at is not None, _LINGER)
             self._sending = self._take_pending()
@@ -127,7 +133,22 @@ class Settler:
         if self._closes_at is None:
             return False
         is_done = self._is_idle() and not self._has_work() and not self._retries
-        return is_done or monotonic() >= self._closes_at
+        return is_done or self._is_late()
+
+    def _is_late(self) -> bool:
+        return self._closes_at is not None and monotonic() >= self._closes_at
+
+    def _must_hurry(self) -> bool:
+        return self._closes_at is not None and not self._is_hurrying
+
+    def _hurry(self) -> None:
+        """
+        Send again at once what waits for that: the pause may be longer than the time that is left.
+        """
+        self._is_hurrying = True
+        self._backoff.reset()
+        self._retry_at = 0.0
+        self._retries = deque((0.0, give_up_at, lot) for _, give_up_at, lot in self._retries)
 
     def _has_work(self) -> bool:
         return any(self._pending.values())
@@ -164,6 +185,9 @@ class Settler:
 
     def _send(self, lot: Lot, give_up_at: float) -> None:
         action, handles = lot
+        if self._is_failing and self._is_late():  # each attempt may take its time, and there may be many
+            self._retries.append((0.0, give_up_at, lot))
+            return
         try:
             with self._reporter.span(ACKNOWLEDGE, action=action[0], count=len(handles)) as span:
                 refusals = self._client.settle(action, handles)
@@ -185,19 +209,24 @@ class Settler:
         self._settled([handle for handle in handles if handle not in open_handles])
 
     def _retry_later(self, lot: Lot, give_up_at: float, reason: str) -> None:
-        not_before = monotonic() + (self._backoff.next() or _RETRY_MAX)
-        if not_before > give_up_at:
+        now = monotonic()
+        if now >= give_up_at:
             self._drop(lot, reason)
             return
+        if now >= self._retry_at:  # one pause for all lots that fail together: the source is down once, not for each
+            self._retry_at = now + (self._backoff.next() or _RETRY_MAX)
         if not self._is_failing:
             self._is_failing = True
             self._reporter.warning(f"{lot[0][0]} of {len(lot[1])} messages failed, it is tried again: {reason}")
-        self._retries.append((not_before, give_up_at, lot))
+        self._retries.append((min(self._retry_at, give_up_at), give_up_at, lot))
 
     def _give_up(self) -> None:
-        for lot in self._take_pending() + [lot for _, _, lot in self._retries]:
-            self._drop(lot, "the time to send it ran out")
+        left: Dict[Action, List[str]] = {}
+        for action, handles in self._take_pending() + [lot for _, _, lot in self._retries]:
+            left.setdefault(action, []).extend(handles)
         self._retries.clear()
+        for lot in left.items():
+            self._drop(lot, "the time to send it ran out")
 
     def _drop(self, lot: Lot, reason: str) -> None:
         self._reporter.error(self._loss(lot[0], len(lot[1]), reason))

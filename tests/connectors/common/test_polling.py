@@ -439,6 +439,51 @@ def test_an_acknowledgement_that_fails_is_sent_again(source: FakeSource, start: 
     assert [args[2]["action"] for args in failed] == ["ack", "ack"]
 
 
+def test_acknowledgements_that_fail_together_are_sent_again_together(
+    source: FakeSource, start: Callable[..., Any]
+) -> None:
+    """
+    After one pause, the first: there was one fault, however many requests met it.
+    """
+    source = FakeSource(lot=1)
+    failures = iter([OSError("broken pipe")] * 20)
+
+    def before(call: str, argument: Any) -> None:
+        if call == "ack":
+            for error in failures:
+                raise error
+
+    source.before = before
+    source.publish(*range(20))
+    start(source, options={"max_number_of_messages": 20}, processors={"default": {"max_demand": 20, "min_demand": 0}})
+    source.wait_until(lambda: len(source.acked) == 20, 5.0 * SCALE)
+    assert set(source.received.values()) == {1}
+
+
+def test_a_stop_sends_again_what_waits_for_another_attempt(
+    source: FakeSource, start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    At once: the pause may be longer than the stop.
+    """
+    monkeypatch.setattr(settling, "_RETRY_MIN", 30.0)
+    monkeypatch.setattr(settling, "_RETRY_MAX", 30.0)
+    failures = iter([OSError("broken pipe")])
+    failed = events_of(ACKNOWLEDGE + ("exception",))
+
+    def before(call: str, argument: Any) -> None:
+        if call == "ack":
+            for error in failures:
+                raise error
+
+    source.before = before
+    source.publish("a")
+    pipeline = start(source)
+    eventually(lambda: failed, "the first attempt")
+    pipeline.stop()
+    assert source.acked == ["a"]
+
+
 def test_partial_refusals_are_sent_again_unless_final(
     source: FakeSource, start: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
