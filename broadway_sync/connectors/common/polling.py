@@ -25,7 +25,9 @@ from __future__ import annotations
 
 import math
 import threading
+import weakref
 from collections import deque
+from functools import partial
 from time import monotonic
 from typing import Any, Callable, Deque, Dict, Iterable, List, Mapping, Optional, Type
 
@@ -37,7 +39,8 @@ from ...core.ordered_groups import OrderedGroups
 from ...message import Message
 from ...producer import Producer, Stage
 from ...runtime.deadline import Deadline
-from ...runtime.stage_thread import StageThread
+from ...runtime.stage_thread import StageThread, current_owner
+from .events import ACKNOWLEDGE
 from .lease_keeper import LeaseKeeper
 from .options import build
 from .outcomes import Receipt, to_action, to_actions
@@ -55,6 +58,8 @@ _FLUSH_SECONDS = 10.0
 _PATIENCE = 60.0
 # How long a stop waits for a thread that has nothing left to do, or is in a long poll.
 _JOIN_SECONDS = 0.5
+# How long the end of a pipeline waits for the last acknowledgements of a producer that had crashed before.
+_LAST_SECONDS = 2.0
 
 
 class PollingProducer(Producer):
@@ -132,6 +137,7 @@ class Session(Acknowledger):
         self._options = options
         self._reporter = reporter
         self._stage = stage
+        self._owner = current_owner()  # this is made on the producer's thread
         # Guards the fields up to the next comment. Innermost: nothing is called while it is held.
         self._lock = threading.Lock()
         self._ready: Deque[Message] = deque()  # received, not handed over
@@ -142,6 +148,8 @@ class Session(Acknowledger):
         self._is_closed = False
         self._threads: List[StageThread] = []
         self._threads_left = 0
+        # Owned by the producer's thread: what the last call of take() returned, if a transformer may refuse it.
+        self._taken: List[Receipt] = []
         # Written once, by whichever thread dies.
         self._error: Optional[BaseException] = None
         self._receiver = Receiver(
@@ -170,6 +178,7 @@ class Session(Acknowledger):
         """
         Return up to *demand* messages that are ready, and ask for the rest.
         """
+        self._taken = []  # it was handed over, or this would not be called
         if self._error is not None:
             raise self._error
         with self._lock:
@@ -179,6 +188,8 @@ class Session(Acknowledger):
             self._in_pipeline += len(messages)
         if self._wanted:
             self._receiver.wake()
+        if self._stage.options.producer.transformer is not None:
+            self._taken = [message.acknowledger[2] for message in messages]
         return messages
 
     def stop_receiving(self) -> None:
@@ -199,11 +210,13 @@ class Session(Acknowledger):
         End the threads; *reason* is that of ``terminate``.
 
         After a crash the messages that are still in the pipeline are acknowledged when they are done with, and after
-        a restart those that the new stages took over; otherwise whatever is there now was abandoned, and is left to
-        the source.
+        a restart those that the new stages took over; otherwise, and at the end of the pipeline, whatever is there was
+        abandoned, and is left to the source.
         """
         self.stop_receiving()
         has_crashed = isinstance(reason, BaseException)
+        if has_crashed:
+            self._leave(self._taken)
         with self._lock:
             if not has_crashed and reason != "restart":
                 self._in_pipeline = 0
@@ -214,6 +227,30 @@ class Session(Acknowledger):
             self._settler.close(monotonic() + patience)
         if is_done:
             self._join(flush_seconds)
+        elif has_crashed and self._owner is not None:
+            self._owner.at_end(partial(_end, weakref.ref(self)))
+
+    def _leave(self, receipts: List[Receipt]) -> None:
+        """
+        Let messages come again that the pipeline has not got: the transformer raised, for one of them.
+        """
+        groups = [receipt.group for receipt in receipts if receipt.group is not None]
+        with self._lock:
+            self._in_pipeline -= len(receipts)
+            followers = [message for group in groups for message in self._groups.release(group)]
+        if receipts:
+            self._forget([receipt.handle for receipt in receipts])
+            self._release(followers, self._client.action_for_followers(None))
+
+    def end(self) -> None:
+        """
+        The pipeline has ended: send what is not sent yet, a short time long, and keep nothing any more.
+        """
+        with self._lock:
+            self._in_pipeline = 0
+        if self._settler is not None:
+            self._settler.close(monotonic() + _LAST_SECONDS)
+        _join_all(self._threads[1:], Deadline(_LAST_SECONDS))
 
     def _patience(self) -> float:
         return max(_PATIENCE, 2 * self._client.lease)
@@ -222,14 +259,11 @@ class Session(Acknowledger):
         """
         Wait for the threads, a bounded time: the receiver may be in a long poll, and a request may hang.
         """
-        receiver, *others = list(self._threads)
         deadline = Deadline(flush_seconds + _JOIN_SECONDS)
-        for thread in others:
-            if thread.is_alive():  # one that is just being started finds that it is too late
-                thread.join(deadline.remaining())
+        receiver, *others = list(self._threads)
+        _join_all(others, deadline)
         deadline.tighten(_JOIN_SECONDS)
-        if receiver.is_alive():
-            receiver.join(deadline.remaining())
+        _join_all([receiver], deadline)
 
     # On the threads of processors and batch processors.
 
@@ -391,12 +425,12 @@ class Session(Acknowledger):
             for each in deliveries
         ]
 
-    def _release(self, messages: List[Message]) -> None:
+    def _release(self, messages: List[Message], action: Action = RELEASE) -> None:
         handles = self._unfinished_handles(messages)
         if handles:
             assert self._settler is not None
             self._forget(handles)
-            self._settler.post(RELEASE, handles)
+            self._settler.post(action, handles)
 
     def _unfinished_handles(self, messages: List[Message]) -> List[str]:
         """
@@ -411,8 +445,10 @@ class Session(Acknowledger):
         """
         self._forget(handles)
         for at in range(0, len(handles), self._client.lot):
+            lot = handles[at : at + self._client.lot]
             try:
-                self._client.settle(RELEASE, handles[at : at + self._client.lot])
+                with self._reporter.span(ACKNOWLEDGE, action=RELEASE[0], count=len(lot)) as span:
+                    span.stop_metadata["failed"] = len(self._client.settle(RELEASE, lot))
             except Exception as error:  # a client library: the leases run out by themselves
                 self._reporter.warning(f"messages that came after the stop were not released: {describe(error)}")
 
@@ -434,7 +470,7 @@ class Session(Acknowledger):
             self._leases.close()
 
     def _start_thread(self, role: str, body: Callable[[], None]) -> None:
-        thread = StageThread(f"{self._stage.name}.{role}", body, self._ended, None)
+        thread = StageThread(f"{self._stage.name}.{role}", body, self._ended, self._owner)
         with self._lock:
             self._threads_left += 1
             self._threads.append(thread)
@@ -459,3 +495,15 @@ class Session(Acknowledger):
             self._client.close()
         except Exception as error:  # a client library: there is nothing left that it could disturb
             self._reporter.warning(f"closing the client failed: {describe(error)}")
+
+
+def _join_all(threads: Iterable[StageThread], deadline: Deadline) -> None:
+    for thread in threads:
+        if thread.is_alive():  # one that is just being started finds that it is too late
+            thread.join(deadline.remaining())
+
+
+def _end(reference: Callable[[], Optional[Session]]) -> None:
+    session = reference()
+    if session is not None:
+        session.end()

@@ -296,6 +296,7 @@ def test_a_stop_does_not_wait_for_a_long_poll(start: Callable[..., Any]) -> None
             assert end_poll.wait(BOUND)
 
     source.before = before
+    released = events_of(ACKNOWLEDGE + ("stop",))
     pipeline = start(source)
     assert in_poll.wait(BOUND)
     started = time.monotonic()
@@ -307,6 +308,7 @@ def test_a_stop_does_not_wait_for_a_long_poll(start: Callable[..., Any]) -> None
     assert source.clients[0].closed.wait(BOUND)
     assert source.received["late"] == 1
     assert source.free() == 1
+    assert [(m["action"], m["count"], m["failed"]) for _, _, m in released] == [("nack", 1, 0)]
 
 
 def test_no_thread_is_left_after_a_stop(source: FakeSource, start: Callable[..., Any]) -> None:
@@ -559,6 +561,59 @@ def test_a_source_that_takes_no_acknowledgement_does_not_hang_a_stop(
     assert any("may be delivered again" in record.getMessage() for record in caplog.records)
 
 
+def test_a_source_that_takes_nothing_is_not_asked_for_long_after_a_stop(
+    start: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """
+    However many requests that would be: each takes its time to fail. The log says it once.
+    """
+    source = FakeSource(lot=1)
+    failing = threading.Event()
+
+    def before(call: str, argument: Any) -> None:
+        if call == "ack":
+            failing.set()
+            time.sleep(0.2 * SCALE)
+            raise OSError("timed out")
+
+    source.before = before
+    source.publish(*range(100))
+    pipeline = start(
+        source,
+        options={"max_number_of_messages": 100},
+        processors={"default": {"concurrency": 1, "max_demand": 100, "min_demand": 0}},
+        shutdown=6.0 * SCALE,  # half of it is for what the source does not take
+    )
+    assert failing.wait(BOUND)
+    pipeline.stop()
+    eventually(lambda: not stage_threads(pipeline.name), "its threads have ended")
+    assert source.clients[0].closed.is_set()
+    texts = [record.getMessage() for record in caplog.records]
+    assert sum("ack of 100 messages was not accepted" in text for text in texts) == 1
+
+
+def test_a_telemetry_handler_may_stop_the_pipeline(source: FakeSource, start: Callable[..., Any]) -> None:
+    """
+    On a thread of the connector too: it only begins the stop, which needs that thread.
+    """
+    source.publish(*range(30))
+    handled: List[int] = []
+    ready = threading.Event()
+
+    def stop(event: Any, measurements: Any, metadata: Any, config: Any) -> None:
+        assert ready.wait(BOUND)
+        pipeline.stop()
+
+    _listening.append(unique_name())
+    telemetry.attach(_listening[-1], ACKNOWLEDGE + ("start",), stop)
+    handler = make_handler(handle_message=lambda p, message, c: (handled.append(message.data), message)[1])
+    pipeline = start(source, handler, processors={"default": {"concurrency": 3}})
+    ready.set()
+    assert pipeline.join(BOUND)
+    assert sorted(source.acked) == sorted(handled)
+    assert source.free() == 30 - len(handled)
+
+
 def test_groups_stay_in_order(source: FakeSource, start: Callable[..., Any]) -> None:
     """
     One message of a group at a time, whatever the concurrency.
@@ -626,22 +681,28 @@ def test_a_failure_that_is_acknowledged_lets_the_group_go_on(source: FakeSource,
     assert set(source.received.values()) == {1}
 
 
+def crash_at(source: FakeSource, crash: threading.Event) -> None:
+    """
+    Let the first receive after *crash* is set end its thread.
+    """
+    crashed = threading.Event()
+
+    def receive(count: int) -> List[Any]:
+        if crash.is_set() and not crashed.is_set():
+            crashed.set()
+            raise SystemExit("a bug")
+        return FakeSource.receive(source, count)
+
+    source.receive = receive  # type: ignore[method-assign]
+
+
 def test_a_crash_of_a_thread_restarts_the_producer(source: FakeSource, start: Callable[..., Any], gate: Any) -> None:
     """
     What is in the pipeline is acknowledged all the same, through the session that received it.
     """
     source.publish("before")
     crash = threading.Event()
-    crashed = threading.Event()
-    accept = FakeSource.receive
-
-    def receive(count: int) -> List[Any]:
-        if crash.is_set() and not crashed.is_set():
-            crashed.set()
-            raise SystemExit("a bug")
-        return accept(source, count)
-
-    source.receive = receive  # type: ignore[method-assign]
+    crash_at(source, crash)
     pipeline = start(
         source,
         make_handler(handle_message=lambda p, m, c: (gate.wait(), m)[1]),
@@ -657,6 +718,76 @@ def test_a_crash_of_a_thread_restarts_the_producer(source: FakeSource, start: Ca
     assert source.clients[0].closed.wait(BOUND)
     assert source.received["before"] == 1
     pipeline.stop()
+
+
+def test_a_stop_waits_for_the_acknowledgements_of_a_producer_that_crashed(
+    source: FakeSource, start: Callable[..., Any], gate: Any
+) -> None:
+    """
+    As for those of the one that took its place.
+    """
+
+    def before(call: str, argument: Any) -> None:
+        if call == "ack":
+            time.sleep(0.3)  # a slow source, not a wait
+
+    source.before = before
+    source.publish("before")
+    crash = threading.Event()
+    crash_at(source, crash)
+    handler = make_handler(handle_message=lambda p, m, c: (gate.wait(), m)[1])
+    pipeline = start(source, handler, processors={"default": {"concurrency": 2}})
+    gate.arrived()
+    crash.set()
+    eventually(lambda: len(source.clients) == 2, "a second client")
+    gate.open()
+    pipeline.stop()
+    assert source.acked == ["before"]
+    assert not stage_threads(pipeline.name)
+    assert [client.closed.is_set() for client in source.clients] == [True, True]
+
+
+def test_what_a_crash_and_a_drain_leave_behind_is_left_to_the_source(start: Callable[..., Any], gate: Any) -> None:
+    """
+    Its lease is extended no more, once nobody is there to acknowledge it.
+    """
+    source = FakeSource(lease=1.0 * SCALE)
+    source.publish("stuck")
+    crash = threading.Event()
+    crash_at(source, crash)
+    handler = make_handler(handle_message=lambda p, m, c: (gate.wait(), m)[1])
+    pipeline = start(source, handler, processors={"default": {"concurrency": 2}})
+    gate.arrived()
+    crash.set()
+    eventually(lambda: len(source.clients) == 2, "a second client")
+    with pytest.raises(DrainTimeoutError):
+        pipeline.stop(timeout=0.2)
+    assert source.clients[0].closed.wait(BOUND)
+    eventually(lambda: source.free() == 1, "its lease has run out")
+    gate.open()
+
+
+@pytest.mark.parametrize("group", [None, "g"])
+def test_what_a_transformer_refuses_comes_again(start: Callable[..., Any], group: Optional[str]) -> None:
+    """
+    When its lease is over, and what came with it: the pipeline has not got them, so nobody keeps them.
+    """
+    source = FakeSource(lease=1.0 * SCALE)
+    refused: List[Any] = []
+
+    def transform(message: Any) -> Any:
+        if message.data == "b" and not refused:
+            refused.append(message.data)
+            raise ValueError("once")
+        return message
+
+    source.publish("a", "b", "c", group=group)
+    pipeline = start(source, producer={"transformer": transform}, resubscribe_interval=0.0)
+    source.wait_until(lambda: sorted(source.acked) == ["a", "b", "c"])
+    assert source.clients[0].closed.wait(BOUND)
+    pipeline.stop()
+    assert source.received == ({"a": 2, "b": 2, "c": 2} if group is None else {"a": 1, "b": 2, "c": 2})
+    assert group is None or source.acked == ["a", "b", "c"]
 
 
 def test_a_drain_that_runs_out_of_time_leaves_its_messages_to_the_source(start: Callable[..., Any], gate: Any) -> None:
