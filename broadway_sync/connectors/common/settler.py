@@ -154,7 +154,7 @@ class Settler:
         return any(self._pending.values())
 
     def _has_full_lot(self) -> bool:
-        return any(len(pending) >= self._client.lot for pending in self._pending.values())
+        return any(len(pending) >= self._client.lot for pending in list(self._pending.values()))
 
     def _pause(self) -> Optional[float]:
         """
