@@ -227,7 +227,7 @@ class Session(Acknowledger):
             self._settler.close(monotonic() + patience)
         if is_done:
             self._join(flush_seconds)
-        elif has_crashed and self._owner is not None:
+        elif self._owner is not None:
             self._owner.at_end(partial(_end, weakref.ref(self)))
 
     def _leave(self, receipts: List[Receipt]) -> None:
