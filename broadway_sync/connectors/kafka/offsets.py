@@ -97,7 +97,9 @@ class Tracker:
         Note that messages of one lot are finished; the same message a second time changes nothing.
         """
         before = entry.remaining
-        if len(offsets) == before == len(entry.offsets):
+        if not before:  # a copy of a message
+            return
+        if offsets == entry.offsets:
             entry.remaining = 0  # all at once, and none twice: the usual case without batchers
         else:
             entry.finished.update(offsets)

@@ -78,6 +78,20 @@ def test_twice_is_once() -> None:
     assert (tracker.commit_point(), tracker.unfinished) == (3, 0)
 
 
+def test_twice_when_all_were_finished_at_once() -> None:
+    """
+    A copy of a message that comes when its lot is through changes nothing; nor does it stand for another message.
+    """
+    tracker = Tracker(("t", 0))
+    lot, other = tracker.deliver([0, 1]), tracker.deliver([2, 3])
+    lot.tracker.finish(lot.entry, [0, 1])
+    lot.tracker.finish(lot.entry, [0])
+    assert (tracker.commit_point(), tracker.unfinished) == (2, 2)
+    other.tracker.finish(other.entry, [2, 2])
+    assert (tracker.commit_point(), tracker.unfinished) == (3, 1)
+    assert tracker.take_finished() == 3
+
+
 def test_lost() -> None:
     """
     A lot that nobody holds any more is lost, with what is unfinished of it; it can be given up.
