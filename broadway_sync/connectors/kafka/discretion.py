@@ -10,15 +10,16 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from ...masking import mask
+
 # Those that show requests: of 3.x, and of 2.x. A filter holds for one logger, not for those below it.
 _LOGGERS = ("kafka.net.connection", "kafka.protocol.parser", "kafka.conn")
-# Of SaslAuthenticate, after the four bytes of the size.
-_API_KEY = (36).to_bytes(2, "big")
 
 
 class _Discretion(logging.Filter):
     """
-    Drops the records that show an authentication, as an object or as it is sent.
+    Drops the records that show an authentication, the URL of a proxy with a password (2.x), or what is sent as it is
+    sent: an authentication has no header there by which to tell it, where the brokers are old.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -30,7 +31,9 @@ class _Discretion(logging.Filter):
 
 def _is_secret(argument: Any) -> bool:
     if isinstance(argument, (bytes, bytearray)):
-        return argument[4:6] == _API_KEY
+        return True
+    if isinstance(argument, str):
+        return bool(mask(argument) != argument)
     return type(argument).__name__.startswith(("SaslAuthenticateRequest", "SaslBytesRequest"))
 
 
