@@ -37,6 +37,7 @@ _MOST_PORT = 65535
 # In the protocol sizes, and times in milliseconds, are ints of 32 bits: the client says only to its log that others
 # cannot be sent, and tries again for ever.
 _MOST = 2**31 - 1
+_MOST_TIMESTAMP = 2**63 - 1
 # Kafka's own rule for the names of topics, and of static members.
 _NAME = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9._-]{1,249}")
 _MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "GSSAPI", "OAUTHBEARER")
@@ -114,7 +115,7 @@ def _to_policy(value: Any) -> Any:
         if isinstance(moment, datetime):
             moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=timezone.utc)
             moment = int(moment.timestamp() * 1000)
-        if is_int(moment, 0):
+        if is_int(moment, 0) and moment <= _MOST_TIMESTAMP:
             return moment
     expected = '"earliest", "latest" or ("timestamp", milliseconds since the epoch, or a datetime)'
     raise mistake("offset_reset_policy", f"expected {expected}, got: {safe_repr(value)}")

@@ -72,6 +72,7 @@ def test_hosts(given: Any, hosts: Any) -> None:
         ({"offset_reset_policy": "newest"}, 'offset_reset_policy: expected "earliest", "latest" or ("timestamp", '),
         ({"offset_reset_policy": ("timestamp", -1)}, "offset_reset_policy: expected"),
         ({"offset_reset_policy": ("timestamp", True)}, "offset_reset_policy: expected"),
+        ({"offset_reset_policy": ("timestamp", 2**63)}, "offset_reset_policy: expected"),
         ({"begin_offset": "now"}, "begin_offset: expected one of 'assigned', 'reset', got: 'now'"),
         ({"offset_commit_on_ack": 1}, "offset_commit_on_ack: expected True or False, got: 1"),
         ({"offset_commit_interval": 0}, "offset_commit_interval: expected a finite number of seconds > 0, got: 0"),
