@@ -292,8 +292,10 @@ class Consumer:
         return not self._has_room()
 
     def _has_room(self) -> bool:
+        # By the same rule as below for those that are paused: where it says that all are full, polls do not wait.
+        paused = None if self._is_full else self._paused
         with self._lock:
-            has_room = self._is_receiving and self._partitions.has_room(self._is_full)
+            has_room = self._is_receiving and self._partitions.has_room(paused)
         self._is_full = not has_room
         return has_room
 

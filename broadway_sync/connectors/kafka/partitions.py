@@ -6,7 +6,21 @@ from __future__ import annotations
 
 from collections import deque
 from operator import attrgetter
-from typing import Any, Callable, Deque, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import (
+    Any,
+    Callable,
+    Container,
+    Deque,
+    Dict,
+    Iterable,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Set,
+    Tuple,
+)
 
 from .offsets import Lot, Tracker
 
@@ -147,7 +161,7 @@ class Partitions:
         count = max(1, len(self._held))
         return max(_LEAST_PER_PARTITION, _MOST_WAITING // count), max(_LEAST_BYTES, _MOST_BYTES // count)
 
-    def full(self, paused: Set[Any]) -> Set[Key]:
+    def full(self, paused: Container[Any]) -> Set[Key]:
         """
         Return the partitions from which nothing more is to be fetched now: those at a limit, and of those in *paused*
         those that are not down to half of it.
@@ -159,14 +173,14 @@ class Partitions:
             if _has(partition, most, size) or (key in paused and _has(partition, most // 2 + 1, size // 2 + 1))
         }
 
-    def has_room(self, was_full: bool = True) -> bool:
+    def has_room(self, paused: Optional[Container[Any]] = None) -> bool:
         """
-        Whether a partition is below its limits (down to half of them, when all were full before), or there is none.
+        Whether there is a partition to fetch from, or none at all.
+
+        Args:
+            paused: As for :meth:`full`; all of them if None.
         """
-        most, size = self.limits()
-        if was_full:
-            most, size = most // 2 + 1, size // 2 + 1
-        return not self._held or not all(_has(partition, most, size) for partition in self._held.values())
+        return not self._held or len(self.full(self._held if paused is None else paused)) < len(self._held)
 
     def drop_waiting(self) -> None:
         """

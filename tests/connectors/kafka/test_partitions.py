@@ -100,7 +100,8 @@ def test_limits(partitions: Partitions) -> None:
     limit, _ = partitions.limits()
     partitions.add({A: records(*range(limit)), B: records(*range(limit // 2 + 1))})
     assert (partitions.full(set()), partitions.full({A, B})) == ({A}, {A, B})
-    assert (partitions.has_room(was_full=True), partitions.has_room(was_full=False)) == (False, True)
+    assert (partitions.has_room(), partitions.has_room(set())) == (False, True)
+    assert (partitions.has_room({A}), partitions.has_room({B})) == (True, False), "B is full for those who paused it"
     partitions.take(3)
     partitions.take(3)
     assert (partitions.full(set()), partitions.full({A, B}), partitions.has_room()) == (set(), {A}, True)
@@ -125,7 +126,7 @@ def test_large_records(partitions: Partitions) -> None:
     partitions.assign([A])
     _, size = partitions.limits()
     partitions.add({A: records(0, 1, size=size // 2)})
-    assert (partitions.full(set()), partitions.has_room(was_full=False)) == ({A}, False)
+    assert (partitions.full(set()), partitions.has_room(set())) == ({A}, False)
     partitions.take(1)
     assert (partitions.full({A}), partitions.has_room()) == (set(), True)
     partitions.revoke([A])

@@ -231,6 +231,28 @@ def test_back_pressure() -> None:
         eventually(lambda: len(seen.values) == 16_000, "all", 3 * BOUND)
 
 
+def test_partitions_between_half_and_full_are_no_busy_loop() -> None:
+    """
+    A partition that is paused until it is down to half is not asked again and again meanwhile, although it is not full.
+    """
+    kafka = FakeKafka(A, B)
+    kafka.produce(A, 1_900)
+    seen = Gated(0)
+    with running(kafka, seen):
+        seen.door.arrived()
+        client = kafka.clients[0]
+        eventually(lambda: client.positions[A] == 1_900, "all of it")
+        kafka.produce(A, 6_100)  # so that 5,900 are fetched, and not just as many as may wait
+        eventually(lambda: client.asleep == {A}, "paused")
+        kafka.order("revoke", [B])  # the other one may hold as much as both before
+        since, before = time.monotonic(), client.polls
+        time.sleep(0.5)
+        assert client.polls - before < 20 * (time.monotonic() - since) + 5  # however long the sleep was
+        assert client.asleep == {A}
+        seen.door.open()
+        eventually(lambda: len(seen.values) == 8_000, "all", 3 * BOUND)
+
+
 def test_lag(heard: Any) -> None:
     """
     The lag is what the log has beyond the first unfinished message.
