@@ -229,6 +229,15 @@ class Client:
             return offset
         return None
 
+    def position(self, key: Key) -> Optional[int]:
+        """
+        Return the offset to fetch next; None if the client does not know it: the method of its own would ask then.
+        """
+        for partition in self._ours([key]):
+            position = self._consumer._subscription.assignment[partition].position
+            return None if position is None else int(position.offset)
+        return None
+
     def is_connected(self) -> bool:
         """
         Whether there is a connection to some broker; no broker is asked.

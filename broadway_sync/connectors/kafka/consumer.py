@@ -252,7 +252,8 @@ class Consumer:
                 watch.look_for_lost(client)
             if watch.look(client, self._rebalances.has_joined):
                 self._backoff.reset()
-        watch.report_lag(client)
+        if self._is_receiving:  # what a stop leaves behind is finished nowhere
+            watch.report_lag(client)
 
     # Receiving.
 

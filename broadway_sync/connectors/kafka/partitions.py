@@ -70,7 +70,14 @@ class Partition:
         """
         Return the offset of the next message to hand over, None if it is for the client to know.
         """
-        return self.buffer[0].offset if self.buffer else self.tracker.next_offset
+        return self.waiting() if self.buffer else self.tracker.next_offset
+
+    def waiting(self) -> Optional[int]:
+        """
+        Return the offset of the first message that waits, None if none does.
+        """
+        offset: Optional[int] = self.buffer[0].offset if self.buffer else None
+        return offset
 
 
 _size_of = attrgetter("serialized_value_size")
@@ -248,12 +255,11 @@ class Partitions:
 
     def commit_points(self) -> Dict[Key, Optional[int]]:
         """
-        Return of each partition the first offset that is not finished, None where nothing is known.
+        Return of each partition the first offset that is not finished, None where all is that was fetched.
         """
         return {
-            key: partition.position() if point is None else point
+            key: partition.tracker.commit_point() if partition.tracker.unfinished else partition.waiting()
             for key, partition in self._held.items()
-            for point in (partition.tracker.commit_point(),)
         }
 
     # Losses.

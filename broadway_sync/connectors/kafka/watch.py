@@ -102,6 +102,8 @@ class Watch:
             points = self._partitions.commit_points()
         for (topic, number), point in points.items():
             highwater = client.highwater((topic, number))
+            if point is None:  # past what holds no messages: markers of transactions, and those that were aborted
+                point = client.position((topic, number))
             if highwater is not None and point is not None:
                 lag = max(0, highwater - point)
                 self._reporter.execute(CONSUMER_LAG, {"lag": lag}, topic=topic, partition=number)

@@ -28,6 +28,7 @@ class FakeKafka:
         self.version = version
         self.logs: dict[Any, list[Any]] = collections.defaultdict(list)
         self.starts: dict[Any, int] = collections.defaultdict(int)
+        self.gaps: dict[Any, int] = collections.defaultdict(int)  # offsets after the last record that hold none
         self.committed: dict[Any, int] = {}
         self.commits: list[dict[Any, int]] = []
         self.clients: list[FakeClient] = []
@@ -302,7 +303,13 @@ class FakeClient:
         """
         Return the end of a log.
         """
-        return self.kafka.last(key) if self.kafka.logs[key] else None
+        return self.kafka.last(key) + self.kafka.gaps[key] if self.kafka.logs[key] else None
+
+    def position(self, key: Any) -> Any:
+        """
+        Return what is fetched next.
+        """
+        return self.positions.get(key)
 
     def is_connected(self) -> bool:
         """

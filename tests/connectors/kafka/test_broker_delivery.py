@@ -190,6 +190,38 @@ def test_lag(kafka: Any) -> None:
     assert metadata["connector"] == "kafka"
 
 
+def test_lag_behind_a_transaction(kafka: Any) -> None:
+    """
+    What a transaction leaves in a partition that nobody is given, its marker and what was aborted, is no lag.
+    """
+    topic, group = kafka.topic(), kafka.group()
+    with kafka.producer(transactional_id=kafka.group()) as producer:
+        producer.init_transactions()
+        for value, is_good in ((b"1", True), (b"aborted", False)):
+            producer.begin_transaction()
+            producer.send(topic, value)
+            producer.flush()
+            producer.commit_transaction() if is_good else producer.abort_transaction()
+    heard: list[int] = []
+    telemetry.attach("lag", ("broadway", "consumer_lag"), lambda e, m, metadata, c: heard.append(m["lag"]))
+    try:
+        with consuming(kafka.bootstrap, topic, group, Seen()) as pipeline:
+            wait_for_lag_zero(heard)
+            pipeline.stop()
+        heard.clear()
+        with consuming(kafka.bootstrap, topic, group, Seen()):
+            wait_for_lag_zero(heard)
+    finally:
+        telemetry.detach("lag")
+
+
+def wait_for_lag_zero(heard: list[int]) -> None:
+    """
+    Wait until the last lag that was heard is none.
+    """
+    eventually(lambda: heard and heard[-1] == 0, "no lag", LONG)
+
+
 def test_latest_and_reset(kafka: Any) -> None:
     """
     ``offset_reset_policy`` counts without a committed offset only; with ``begin_offset="reset"`` always.

@@ -248,6 +248,7 @@ def test_what_is_not_ours_is_passed_over() -> None:
     client.reset([("t", 1)])
     client.reset([("t", 0)])
     assert client.highwater(("t", 1)) is None
+    assert client.position(("t", 1)) is None
     ours = kafka.TopicPartition("t", 0)
     assert consumer.calls == [
         ("pause", (ours,), {}), ("resume", (), {}), ("seek", (ours, 5), {}), ("seek_to_beginning", (ours,), {}),

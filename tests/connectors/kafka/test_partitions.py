@@ -89,7 +89,12 @@ def test_what_to_commit(partitions: Partitions) -> None:
     partitions.finish([(first, [9]), (second, [0])])
     assert partitions.to_commit() == {A: 10, B: 1}
     assert partitions.unfinished() == 0
-    assert partitions.commit_points() == {A: 10, B: 1}
+    assert partitions.commit_points() == {A: None, B: None}, "for the client to know"
+    partitions.add({A: records(12)})
+    assert partitions.commit_points() == {A: 12, B: None}
+    partitions.take(1)
+    partitions.add({A: records(13)})
+    assert partitions.commit_points() == {A: 12, B: None}
 
 
 def test_limits(partitions: Partitions) -> None:

@@ -269,6 +269,26 @@ def test_lag(heard: Any) -> None:
     assert (metadata["topic"], metadata["partition"]) == A
 
 
+def test_lag_of_what_holds_no_messages(heard: Any) -> None:
+    """
+    Offsets without a message, at which the client is past, are no lag; nor is there one where nothing is to be read.
+    """
+    kafka = FakeKafka(A, B)
+    kafka.produce(A, 20)
+    kafka.produce(B, 5)
+    kafka.committed[B] = 5
+    seen = Seen()
+    with running(kafka, seen):
+        committed(kafka, p0=20)
+        kafka.gaps[A] = 3  # markers of transactions
+        kafka.clients[0].positions[A] += 3
+        heard.pop("consumer_lag", None)
+        eventually(lambda: len(heard.get("consumer_lag", ())) >= 4, "lags")
+    assert {(metadata["partition"], measurements["lag"]) for measurements, metadata in heard["consumer_lag"][2:4]} == {
+        (0, 0), (1, 0)
+    }  # fmt: skip
+
+
 # ---- positions
 
 
