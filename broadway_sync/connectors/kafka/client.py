@@ -340,6 +340,8 @@ class Client:
                         await client._consumer.commit_async(client._to_offsets(points))
                     except Exception as error:
                         client._commit_error = translate(error)
+                        if isinstance(client._commit_error, GroupError):
+                            client._forget(revoked)
 
             async def on_partitions_assigned(self, assigned: Iterable[Any]) -> None:
                 client._guard(listener.assigned, assigned)
@@ -348,6 +350,14 @@ class Client:
                 client._guard(listener.lost, lost)
 
         return Adapted()
+
+    def _forget(self, partitions: Iterable[Any]) -> None:
+        """
+        Have 3.x ask where to go on with partitions that others had meanwhile, as it does when it is told that they are
+        lost. In those that come back it would keep its position, past records that nobody has handled.
+        """
+        subscription, gone = self._consumer._subscription, set(partitions)
+        subscription.assign_from_subscribed([each for each in subscription.assigned_partitions() if each not in gone])
 
     def _guard(self, function: Callable[[List[Key]], None], partitions: Iterable[Any]) -> None:
         """

@@ -10,7 +10,7 @@ import time
 from types import SimpleNamespace
 from typing import Any, Callable, Iterable
 
-from broadway_sync.connectors.kafka.client import Listener, NoPositionError
+from broadway_sync.connectors.kafka.client import GroupError, Listener, NoPositionError
 
 Key = tuple
 
@@ -239,6 +239,9 @@ class FakeClient:
                     self.commit(points, 1.0)
                 except Exception as error:
                     self._commit_error = error
+                    if isinstance(error, GroupError) and self.kafka.version == 3:  # as the seam does
+                        self.owned = [key for key in self.owned if key not in keys]
+                        self.positions = {key: at for key, at in self.positions.items() if key not in keys}
         except Exception as error:
             self.kafka.calls.append(("listener raised", error))
 

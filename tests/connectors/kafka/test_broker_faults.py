@@ -4,16 +4,17 @@ What a pipeline on a real Kafka does when something breaks: nothing is lost, and
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import threading
 import time
-from typing import Any
+from typing import Any, Iterator
 
 import pytest
 
 from broadway_sync import PipelineFailedError, telemetry
-from tests.brokers.kafka_mock import OFFSET_COMMIT
+from tests.brokers.kafka_mock import HEARTBEAT, OFFSET_COMMIT
 from tests.connectors.kafka.support import (
     FAST_GROUP,
     LONG,
@@ -345,6 +346,45 @@ def test_commit_during_a_rebalance(make_kafka_mock: Any, code: str) -> None:
         seen.wait_for(100)
         eventually(lambda: committed_in(mock, group, topic) == 100, "the next commit", LONG)
     assert len(seen.duplicates()) <= 50
+
+
+@contextlib.contextmanager
+def heard_revokes(*kinds: str) -> Iterator[threading.Event]:
+    """
+    Yield what is set by the end of a revoke of one of these kinds.
+    """
+    happened = threading.Event()
+    events = [("broadway", "assignments_revoked", kind) for kind in kinds]
+    telemetry.attach_many("revokes", events, lambda *_: happened.set())
+    try:
+        yield happened
+    finally:
+        telemetry.detach("revokes")
+
+
+def test_expelled_in_the_middle_of_a_rebalance(make_kafka_mock: Any) -> None:
+    """
+    A member that learns from the commit of a revoke that others had its partitions goes on where the group is, and
+    skips nothing of what it had fetched.
+    """
+    mock = make_kafka_mock()
+    topic, group = mock.topic(partitions=1), mock.group()
+    produce_to(mock, topic, values(300))
+    gate = Gate()
+    seen = Seen(gate=gate)
+    options = {
+        "client_config": {"extra_config": mock.client_config},
+        # See above.
+        "group_config": {**FAST_GROUP, "session_timeout_seconds": 1.5, "revoke_timeout_seconds": 0.1},
+    }
+    with consuming(mock.bootstrap, topic, group, seen, **options), heard_revokes("exception") as refused:
+        gate.arrived()
+        mock.fail(OFFSET_COMMIT, "UNKNOWN_MEMBER_ID")
+        mock.fail(HEARTBEAT, "REBALANCE_IN_PROGRESS")
+        assert refused.wait(LONG)
+        gate.open()
+        seen.wait_for(300)
+        eventually(lambda: committed_in(mock, group, topic) == 300, "a commit of all", LONG)
 
 
 def test_offset_out_of_range(kafka: Any, caplog: Any) -> None:

@@ -496,7 +496,6 @@ def test_expelled_without_a_word(version: int) -> None:
         kafka.order("revoke", None)
         kafka.errors["commit"].clear()
         kafka.committed[A] = 25
-        kafka.clients[0].positions.clear()
         kafka.produce(A, 10)
         kafka.order("assign", [A])
         committed(kafka, p0=30)
