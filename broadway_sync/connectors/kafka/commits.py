@@ -13,6 +13,7 @@ from ..common.reporter import Reporter
 from .client import Client, GroupError, UnavailableError
 from .partitions import Partitions
 
+COMMIT_FAILED = "a commit failed; what is finished is committed later, or delivered again"
 # How long one commit may take; the consumer's thread fetches nothing meanwhile.
 _SECONDS = 2.0
 # The next attempt after one that failed.
@@ -77,4 +78,4 @@ class Commits:
             self._reporter.down(error, "the client goes on trying")
         elif type(error) is not self._fault and not isinstance(error, GroupError):  # then the partitions are moving
             self._fault = type(error)
-            self._reporter.error("a commit failed; what is finished is committed later, or delivered again", error)
+            self._reporter.error(COMMIT_FAILED, error)

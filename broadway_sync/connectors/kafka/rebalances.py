@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import threading
 from time import monotonic
-from typing import Dict, Iterator, List, Set
+from typing import Any, Dict, Generator, Iterator, List, Optional, Set
 
 from ...runtime.wait_list import WaitList
 from ..common.events import ASSIGNMENTS_REVOKED
 from ..common.reporter import ReportedSpan, Reporter
 from .acknowledger import KafkaAcknowledger
-from .client import Client, GroupError, Listener
+from .client import Client, GroupError, Listener, UnavailableError
+from .commits import COMMIT_FAILED
 from .options import KafkaOptions
 from .partitions import Key, Partitions
 
@@ -108,16 +109,26 @@ class Rebalances:
         if not keys or self._is_leaving:  # the first join; the end
             self.has_joined = False
             return
+        fault: Optional[BaseException] = None
         try:
             with self._reporter.span(ASSIGNMENTS_REVOKED, partitions=list(keys)) as span:
-                yield from self._finish(client, keys, span)
+                fault = yield from self._finish(client, keys, span)
+                if fault is not None:
+                    raise fault
         except GroupError:  # 2.x does not say that we were expelled: others had the partitions meanwhile
             self._lost(keys)
             raise
+        except Exception as error:
+            if error is not fault:
+                raise
+            self._reporter.error(COMMIT_FAILED, error)
         finally:
             self._let_go(client, keys)
 
-    def _finish(self, client: Client, keys: List[Key], span: ReportedSpan) -> Iterator[Dict[Key, int]]:
+    def _finish(self, client: Client, keys: List[Key], span: ReportedSpan) -> Generator[Dict[Key, int], None, Any]:
+        """
+        Yield what to commit, until all is finished or the time is up; return why the last commit failed, None if not.
+        """
         deadline = monotonic() + self._timeout
         is_forced = True  # at least one commit, to see whether we are still a member
         while True:
@@ -125,15 +136,17 @@ class Rebalances:
             with self._lock:
                 points = self._partitions.to_commit(keys, is_forced)
                 unfinished = span.stop_metadata["unfinished"] = self._partitions.unfinished(keys)
+            error: Optional[BaseException] = None
             if points:
                 yield points
                 error = client.take_commit_error()
-                if error is not None:
-                    raise error
-                with self._lock:
-                    self._partitions.committed(points)
-            if not unfinished or self._is_hurried or monotonic() >= deadline:
-                return
+                if error is None:
+                    with self._lock:
+                        self._partitions.committed(points)
+                elif not isinstance(error, UnavailableError):
+                    return error
+            if self._is_hurried or monotonic() >= deadline or not (unfinished or error):
+                return error
             is_forced = not self._wait(deadline)
 
     def _wait(self, deadline: float) -> bool:

@@ -387,6 +387,31 @@ def test_expelled_in_the_middle_of_a_rebalance(make_kafka_mock: Any) -> None:
         eventually(lambda: committed_in(mock, group, topic) == 300, "a commit of all", LONG)
 
 
+def test_commit_of_a_revoke_fails(make_kafka_mock: Any, caplog: Any) -> None:
+    """
+    A commit in a revoke that fails for other reasons is said and made up for: partitions that come back go on.
+    """
+    mock = make_kafka_mock()
+    topic, group = mock.topic(partitions=1), mock.group()
+    produce_to(mock, topic, values(50))
+    seen = Seen()
+    options = {
+        "client_config": {"extra_config": mock.client_config},
+        "offset_commit_on_ack": False, "offset_commit_interval": 3600.0,
+    }  # fmt: skip
+    with consuming(mock.bootstrap, topic, group, seen, **options), heard_revokes("exception") as failed:
+        seen.wait_for(50)
+        mock.fail(OFFSET_COMMIT, "TOPIC_AUTHORIZATION_FAILED")
+        mock.fail(HEARTBEAT, "REBALANCE_IN_PROGRESS")
+        assert failed.wait(LONG)
+        produce_to(mock, topic, values(50, first=50))
+        seen.wait_for(100)
+    assert committed_in(mock, group, topic) == 100
+    assert seen.duplicates() == []
+    assert caplog.text.count("a commit failed") == 1
+    assert "no connection" not in caplog.text
+
+
 def test_offset_out_of_range(kafka: Any, caplog: Any) -> None:
     """
     A committed offset that does not exist any more is named in the log, and the policy decides.

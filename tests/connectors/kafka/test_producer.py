@@ -481,6 +481,29 @@ def test_commit_of_a_revoke_fails(heard: Any) -> None:
     assert kafka.committed == {}
 
 
+@pytest.mark.parametrize("error", [UnavailableError("no answer"), ValueError("odd")], ids=["later", "for good"])
+def test_commit_of_a_revoke_that_does_not_get_there(error: Exception, caplog: Any) -> None:
+    """
+    A commit in a revoke that fails is tried again if that may help, and else said; it costs neither the client nor a
+    message.
+    """
+    kafka = FakeKafka(A, B)
+    kafka.produce(A, 10)
+    seen = Seen()
+    with running(kafka, seen, offset_commit_on_ack=False, offset_commit_interval=3600.0):
+        seen.wait_for(10)
+        committed(kafka)
+        kafka.fail("commit", error)
+        kafka.order("revoke", None)
+        assert kafka.committed == ({A: 10} if isinstance(error, UnavailableError) else {})
+        kafka.order("assign", [A, B])
+        kafka.produce(A, 5)
+        seen.wait_for(15)
+    assert [call for call in kafka.calls if call[0] == "listener raised"] == []
+    assert caplog.text.count("a commit failed") == (0 if isinstance(error, UnavailableError) else 1)
+    assert (kafka.committed, seen.offsets, len(kafka.clients)) == ({A: 15}, {A: list(range(15))}, 1)
+
+
 def test_expelled_without_a_word(version: int) -> None:
     """
     2.x calls an expulsion a revoke. The commit that is refused tells: the partition begins anew where others left it.
