@@ -338,7 +338,7 @@ class Consumer:
         Apply ``begin_offset="reset"`` to partitions that are new.
         """
         keys = set(self._rebalances.to_reset)
-        if keys:
+        if keys and self._rebalances.has_joined:  # else 2.x forgets where they go on when they come back
             client.reset(keys)
             self._rebalances.to_reset -= keys
             self._rebalances.has_changed = True  # they are paused

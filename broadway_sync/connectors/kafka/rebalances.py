@@ -57,6 +57,10 @@ class Rebalances:
         self._timeout = options.group_config.revoke_timeout_seconds
         self._resets = options.begin_offset == "reset"
         self._is_hurried = self._is_leaving = False
+        # Where the client was at the last revoke. It goes on there with partitions of which nothing has come yet: 2.x
+        # would apply the policy once more, and by another one than "earliest" skip what came meanwhile.
+        self._positions: Dict[Key, Optional[int]] = {}
+        self._keeps_positions = options.offset_reset_policy != "earliest"
         self.has_joined = False
         """Whether this consumer is a member and no rebalance is going on."""
         self.has_changed = False
@@ -103,12 +107,12 @@ class Rebalances:
         """
         Wait for what is in the pipeline, and yield what to commit.
         """
-        self.to_reset.difference_update(keys)
         with self._lock:
             self._partitions.revoke(keys)
         if not keys or self._is_leaving:  # the first join; the end
             self.has_joined = False
             return
+        self._positions = {key: client.position(key) for key in keys} if self._keeps_positions else {}
         fault: Optional[BaseException] = None
         try:
             with self._reporter.span(ASSIGNMENTS_REVOKED, partitions=list(keys)) as span:
@@ -164,6 +168,7 @@ class Rebalances:
         gone = [key for key in keys if key not in assignment]
         if len(gone) < len(keys):
             self.has_joined = False
+        self.to_reset.difference_update(gone)
         with self._lock:
             self._partitions.give_up(gone)
 
@@ -173,11 +178,14 @@ class Rebalances:
         """
         with self._lock:
             positions, fresh = self._partitions.assign(keys)
-        for key, offset in positions.items():
-            client.seek(key, offset)
-        if self._resets and fresh:
-            self.to_reset.update(fresh)
-            client.pause(set(fresh))  # poll() would return what follows the committed offset before it returns
+            held = self._partitions.keys()
+        for key in set(keys).difference(fresh):
+            offset = positions.get(key, self._positions.get(key))
+            if offset is not None:
+                client.seek(key, offset)
+        if self._resets:
+            self.to_reset = {*self.to_reset, *fresh}.intersection(held)
+            client.pause(self.to_reset)  # poll() would return what follows the committed offset before it returns
         self.has_joined = self.has_changed = True
 
     def _lost(self, keys: List[Key]) -> None:

@@ -71,7 +71,8 @@ class FakeKafka:
 
     def order(self, what: str, keys: Any, *, wait: bool = True) -> None:
         """
-        Have the next poll run one step of a rebalance: ``revoke``, ``assign`` or ``lose`` *keys*.
+        Have the next poll run one step of a rebalance: ``revoke``, ``assign`` or ``lose`` *keys*; or ``assign`` them
+        ``twice``, with a revoke in between.
         """
         with self.changed:
             self._rebalances.append((what, keys))
@@ -220,6 +221,9 @@ class FakeClient:
             self.positions, self.asleep = kept, self.asleep & set(kept)
             self.owned = list(keys)
             self.listener.assigned(list(keys))
+        elif what == "twice":
+            for step in (("assign", keys), ("revoke", None), ("assign", keys)):
+                self._rebalance(*step)
         elif what == "add":  # cooperative
             self.owned += keys
             self.listener.assigned(list(keys))

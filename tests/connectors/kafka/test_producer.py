@@ -305,6 +305,20 @@ def test_reset_at_each_assignment() -> None:
     assert seen.offsets[A] == list(range(10))
 
 
+def test_reset_of_a_partition_that_is_revoked_before(version: int) -> None:
+    """
+    A partition that is revoked before its position was reset, and comes back at once, is still to be reset.
+    """
+    kafka = FakeKafka(version=version)
+    kafka.committed[A] = 5
+    kafka.produce(A, 10)
+    seen = Seen()
+    with running(kafka, seen, begin_offset="reset"):
+        kafka.order("twice", [A])
+        eventually(lambda: seen.values and seen.values[-1] == b"9", "the last one")
+    assert seen.offsets[A] == list(range(10))
+
+
 def test_latest() -> None:
     """
     ``"latest"`` without a committed offset begins at the end.
@@ -318,6 +332,24 @@ def test_latest() -> None:
         kafka.produce(A, 1)
         eventually(lambda: seen.values, "the new one")
     assert seen.offsets[A] == [10]
+
+
+def test_latest_and_a_rebalance(version: int) -> None:
+    """
+    ``"latest"`` counts once: what comes while a partition that has brought nothing yet is revoked, and comes back at
+    once, is not skipped.
+    """
+    kafka = FakeKafka(A, version=version)
+    kafka.produce(A, 10)
+    seen = Seen()
+    with running(kafka, seen, offset_reset_policy="latest"):
+        eventually(lambda: kafka.clients and kafka.clients[0].positions, "a position")
+        kafka.order("revoke", None)
+        kafka.produce(A, 1)
+        kafka.order("assign", [A])
+        eventually(lambda: seen.values, "the new one")
+    assert seen.offsets == {A: [10]}
+    assert kafka.committed == {A: 11}
 
 
 def test_out_of_range(caplog: Any) -> None:
