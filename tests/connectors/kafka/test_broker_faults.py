@@ -412,6 +412,30 @@ def test_commit_of_a_revoke_fails(make_kafka_mock: Any, caplog: Any) -> None:
     assert "no connection" not in caplog.text
 
 
+def test_latest_and_a_rebalance(make_kafka_mock: Any) -> None:
+    """
+    With ``"latest"`` a record that comes in the middle of a rebalance is not skipped by a member that keeps its
+    partition, also if that is the first one.
+    """
+    mock = make_kafka_mock()
+    topic, group = mock.topic(partitions=1), mock.group()
+    produce_to(mock, topic, values(5))
+    fetched, seen = threading.Event(), Seen()
+    options = {"client_config": {"extra_config": mock.client_config}, "offset_reset_policy": "latest"}
+    telemetry.attach("lag", ("broadway", "consumer_lag"), lambda *_: fetched.set())
+    event = ("broadway", "assignments_revoked", "start")
+    telemetry.attach("revoke", event, lambda *_: produce_to(mock, topic, values(1, first=5)))
+    try:
+        with consuming(mock.bootstrap, topic, group, seen, **options):
+            assert fetched.wait(LONG)
+            mock.fail(HEARTBEAT, "REBALANCE_IN_PROGRESS")
+            seen.wait_for(1)
+    finally:
+        telemetry.detach("lag")
+        telemetry.detach("revoke")
+    assert seen.values == values(1, first=5)
+
+
 def test_offset_out_of_range(kafka: Any, caplog: Any) -> None:
     """
     A committed offset that does not exist any more is named in the log, and the policy decides.
