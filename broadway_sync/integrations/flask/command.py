@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING, Any, Callable, List, Tuple
 
 import click
@@ -93,7 +94,17 @@ def _run(names: Tuple[str, ...], **values: Any) -> None:
         code = run(_targets(names), options, default_level="info")
     except ConfigurationError as error:
         raise click.UsageError(str(error)) from None
-    leave(code)
+    if _is_process_ours():
+        leave(code)
+    sys.exit(code)
+
+
+def _is_process_ours() -> bool:
+    """
+    Whether the process ends with the command. It does not where a test calls it, by ``app.test_cli_runner()``: that
+    has streams of its own.
+    """
+    return sys.stdin is sys.__stdin__ and sys.stdout is sys.__stdout__
 
 
 def _check(names: Tuple[str, ...]) -> None:

@@ -11,6 +11,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
@@ -21,10 +22,11 @@ import pytest
 flask = pytest.importorskip("flask", reason="Flask is not installed")
 pytest.importorskip("flask_sqlalchemy", reason="Flask-SQLAlchemy is not installed")
 
-from broadway_sync.integrations.flask import Broadway  # noqa: E402 - after the look for Flask
+from broadway_sync import IterableProducer, Pipeline  # noqa: E402 - after the look for Flask
+from broadway_sync.integrations.flask import Broadway  # noqa: E402
 from broadway_sync.runner import run_flags  # noqa: E402
 from tests.brokers.process import Process  # noqa: E402
-from tests.helpers import BOUND, eventually, python_env  # noqa: E402
+from tests.helpers import BOUND, eventually, make_handler, python_env, unique_name  # noqa: E402
 from tests.integrations.web.support import ROOT, Server, is_installed, requests, require  # noqa: E402
 
 APP = ROOT / "docs" / "examples" / "flask_app"
@@ -207,6 +209,24 @@ def test_options_are_those_of_the_runner() -> None:
     """
     words = shop().test_cli_runner().invoke(args=["broadway", "run", "--help"]).output.split()
     assert [flag.flag for flag in run_flags() if flag.flag not in words] == []
+
+
+def test_run_in_a_test_is_not_the_end_of_the_process() -> None:
+    """
+    A command that a test runs has an exit code, and leaves nothing behind that ends the process later, or keeps it from
+    being ended.
+    """
+    broadway = Broadway(flask.Flask("shop"))
+
+    @broadway.pipeline("orders")
+    def make_orders() -> Pipeline:
+        producer = {"module": (IterableProducer, {"iterable": range(3)})}
+        return Pipeline(make_handler(), name=unique_name(), producer=producer, processors={"default": {}})
+
+    before = signal.getsignal(signal.SIGTERM)
+    result = broadway._app.test_cli_runner().invoke(args=["broadway", "run", "orders"])
+    assert (result.exit_code, signal.getsignal(signal.SIGTERM)) == (0, before)
+    assert "broadway_sync.exit" not in [thread.name for thread in threading.enumerate()]
 
 
 # A source without end that says, when it is terminated, how much it has given.
