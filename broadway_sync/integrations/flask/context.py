@@ -4,7 +4,7 @@ The application context of callbacks.
 
 from __future__ import annotations
 
-from typing import Any, List
+from typing import Any, List, cast
 
 from flask import Flask
 
@@ -27,7 +27,7 @@ class AppContext(Around):
     """
 
     def __init__(self, app: Flask) -> None:
-        self._app = app
+        self._app = itself(app)
 
     def __call__(self, call: Call, messages: List[Message]) -> Any:
         """
@@ -45,3 +45,10 @@ class AppContext(Around):
 
     def __repr__(self) -> str:
         return f"<AppContext of {self._app!r}>"
+
+
+def itself(app: Flask) -> Flask:
+    """
+    Return the application that *app* is, or means: ``current_app`` means none on another thread.
+    """
+    return cast(Flask, getattr(app, "_get_current_object", lambda: app)())

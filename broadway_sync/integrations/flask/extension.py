@@ -5,7 +5,7 @@ The extension: which pipelines an application has.
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import Any, Callable, Dict, List, Optional, TypeVar, cast
+from typing import Any, Callable, Dict, List, Optional, TypeVar
 
 from flask import Flask, current_app, has_app_context
 
@@ -14,7 +14,7 @@ from ...log import safe_repr
 from ...pipeline import Pipeline
 from ...rules import takes
 from .command import make_group
-from .context import AppContext
+from .context import AppContext, itself
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -106,7 +106,7 @@ class Broadway:
             ConfigurationError: There is none of that name; its function returned no Pipeline, or one that runs already;
                 there is no application.
         """
-        function, app = self._find(name), app or self._application()
+        function, app = self._find(name), itself(app or self._application())
         # Not a second context of the same application: its end would remove the caller's session (Flask-SQLAlchemy 2).
         with nullcontext() if _current() is app else app.app_context():
             pipeline = function(**arguments) if takes(0)(function) else function(app, **arguments)
@@ -136,4 +136,4 @@ def _current() -> Optional[Flask]:
     """
     Return the application of the current context, None outside of one.
     """
-    return cast(Flask, cast(Any, current_app)._get_current_object()) if has_app_context() else None
+    return itself(current_app) if has_app_context() else None

@@ -207,6 +207,22 @@ def test_pipelines_that_are_made_by_hand(make_pipeline: Any) -> None:
     assert repr(AppContext(app)) == "<AppContext of <Flask 'shop'>>"
 
 
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_current_app_will_do_for_the_application(make_pipeline: Any, by_hand: bool) -> None:
+    """
+    In the threads of the pipeline it would mean nothing.
+    """
+    handler = make_handler(handle_message=lambda p, message, c: message.put_data(flask.current_app.name))
+    app, broadway = make_app(), Broadway()
+    broadway.pipeline("orders")(lambda app: make_pipeline(handler, context=app))
+    with app.app_context():
+        if by_hand:
+            pipeline = make_pipeline(handler, around=AppContext(flask.current_app))
+        else:
+            pipeline = broadway.make("orders", flask.current_app)
+    assert pipeline.start().test_message(1).receive(BOUND)[0][0].data == "shop"
+
+
 def test_application_factories(start: Any) -> None:
     """
     Several applications share the functions; each makes its own pipelines with its own configuration.
