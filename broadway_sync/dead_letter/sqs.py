@@ -141,7 +141,8 @@ class SQSLetters:
 def _of_fifo(letter: Letter) -> Entry:
     attributes = letter.message.metadata.get("attributes")
     group = attributes.get("message_group_id") if isinstance(attributes, dict) else None
-    identity = letter.message.metadata.get("message_id") or id(letter.message)
+    # Without an id of its own it is this object, at this time: a later message may have its place in memory.
+    identity = letter.message.metadata.get("message_id") or (id(letter.message), letter.failed_at)
     digest = hashlib.sha256(repr((identity, letter.pipeline, letter.body)).encode("utf-8"))
     return {
         "MessageGroupId": group if isinstance(group, str) and group else _to_group(letter.pipeline),

@@ -11,7 +11,7 @@ from typing import Any, Iterator
 import pytest
 
 from broadway_sync import ConfigurationError, PipelineFailedError
-from broadway_sync.dead_letter import DeadLetter, LetterRefusedError, PartlyWrittenError, SQSLetters
+from broadway_sync.dead_letter import DeadLetter, LetterRefusedError, PartlyWrittenError, SQSLetters, sqs
 from tests.connectors.recorder import LONG
 from tests.connectors.sqs.support import module
 from tests.dead_letter.support import MemoryLetters, closing, failing_handler, is_odd, letter
@@ -146,6 +146,22 @@ def test_a_fifo_queue_keeps_groups_and_knows_copies(server: Any, writer: Any) ->
         found += server.take(dead)
     groups = sorted((message["Body"], message["Attributes"]["MessageGroupId"]) for message in found)
     assert groups == [("a", "g"), ("b", "g"), ("c", "pipeline")]
+
+
+def test_messages_without_an_id_are_no_copies_of_each_other(server: Any, writer: Any, monkeypatch: Any) -> None:
+    """
+    Though a message that failed before had the same data, and the place in memory that this one has now.
+    """
+    monkeypatch.setattr(sqs, "id", lambda message: 1, raising=False)
+    dead = server.queue(fifo=True, ContentBasedDeduplication="false")
+    each, letters = writer(dead), [letter("ping"), letter("ping")]
+    for one in letters:
+        each.write([one])
+    each.write(letters[:1])
+    found = []
+    for _ in range(5):
+        found += server.take(dead)
+    assert [message["Body"] for message in found] == ["ping", "ping"]
 
 
 def test_entries_that_were_refused_are_left(server: Any, writer: Any, monkeypatch: Any) -> None:
