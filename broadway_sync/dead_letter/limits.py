@@ -54,7 +54,7 @@ class Failures:
         Count failures of *stage*; return what there is too much of, None if all is within limits.
 
         Args:
-            statistics: Of the run, taken just now.
+            statistics: Of the run, taken just now; other threads may have added later ones before.
         """
         return self._ratio(statistics, count) or self._run(statistics, stage, count)
 
@@ -78,7 +78,7 @@ class Failures:
             return None
         stages, handled = _handled(statistics, stage)
         row = self._rows.setdefault(stages, _Row())
-        row.add(handled, count)
+        row.add(statistics.restarts, handled, count)
         if row.length <= max_run:
             return None
         return f"{row.length} messages failed in a row, more than max_run={max_run} allows"
@@ -91,20 +91,20 @@ class _Row:
 
     def __init__(self) -> None:
         self.length = 0
-        self._handled = 0
+        self._restarts = 0
         self._failed = 0
         self._successful = 0
 
-    def add(self, handled: int, count: int) -> None:
+    def add(self, restarts: int, handled: int, count: int) -> None:
         """
         Add *count* failures to the row, or to a new one if there were successes since.
 
         Args:
+            restarts: Of the pipeline: after each its stages are new, and begin to count at nothing.
             handled: Messages that these stages are through with, the latest failures not all among them.
         """
-        if handled < self._handled:  # the pipeline was restarted, its stages are new
-            self._failed = self._successful = 0
-        self._handled = handled
+        if restarts > self._restarts:
+            self._restarts, self._failed, self._successful = restarts, 0, 0
         successful = handled - self._failed
         if successful > self._successful:
             self._successful = successful

@@ -16,7 +16,12 @@ BATCHES = "p.BatchProcessor_default_0"
 
 
 def statistics(
-    processed: int = 0, other: int = 0, batched: int = 0, through: Optional[int] = None, in_flight: int = 0
+    processed: int = 0,
+    other: int = 0,
+    batched: int = 0,
+    through: Optional[int] = None,
+    in_flight: int = 0,
+    restarts: int = 0,
 ) -> Statistics:
     """
     Return the figures of a run with two processors and a batch processor.
@@ -27,7 +32,7 @@ def statistics(
         StageStatistics(name=BATCHES, kind="batch_processor", key="default", index=0, handled=batched),
     )
     handled = processed + other if through is None else through
-    return Statistics(name="p", state="running", handled=handled, in_flight=in_flight, stages=stages)
+    return Statistics(name="p", state="running", handled=handled, in_flight=in_flight, restarts=restarts, stages=stages)
 
 
 def limited(**limits: Any) -> Failures:
@@ -85,7 +90,28 @@ def test_a_restart_does_not_make_a_row() -> None:
     failures = limited(max_run=5)
     assert failures.add(statistics(1000), PROCESSORS[0], 4) is None
     for step in range(20):  # every other one succeeds
-        assert failures.add(statistics(2 * step), PROCESSORS[0], 1) is None
+        assert failures.add(statistics(2 * step, restarts=1), PROCESSORS[0], 1) is None
+
+
+def test_a_restart_is_noticed_however_much_succeeds_after_it() -> None:
+    """
+    The first failure after it may come when the new stages are through with more than the old ones were.
+    """
+    failures = limited(max_run=5)
+    assert failures.add(statistics(0), PROCESSORS[0], 5) is None
+    assert failures.add(statistics(5, restarts=1), PROCESSORS[0], 3) is None
+
+
+def test_figures_that_another_thread_has_overtaken_do_not_end_a_row() -> None:
+    """
+    They are taken before it is this thread's turn to count.
+    """
+    failures = limited(max_run=5)
+    for handled in (20, 21, 22):
+        assert failures.add(statistics(handled), PROCESSORS[0], 1) is None
+    assert failures.add(statistics(10), PROCESSORS[1], 1) is None
+    assert failures.add(statistics(23), PROCESSORS[0], 1) is None
+    assert failures.add(statistics(24), PROCESSORS[0], 1) is not None
 
 
 def test_a_stage_that_is_not_there_is_a_kind_of_its_own() -> None:
