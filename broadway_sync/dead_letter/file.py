@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Any, Sequence, Union
 
-from ..rules import mistake
+from ..rules import is_int, mistake
 from .letter import Letter
 
 try:
@@ -35,10 +35,12 @@ class FileLetters:
             mode: Permissions that it is made with.
 
         Raises:
-            ConfigurationError: *path* is not a path.
+            ConfigurationError: One of them is not that.
         """
         if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
             raise mistake("path", f"expected the path of a file, got: {path!r}")
+        if not is_int(mode, 0):
+            raise mistake("mode", f"expected permissions, such as 0o640, got: {mode!r}")
         self._path = Path(path)
         self._mode = mode
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import base64
 import json
 import pickle
+from contextlib import suppress
 from datetime import datetime, timezone
 from typing import Any, Callable, Dict, Mapping, Optional, Tuple
 
@@ -162,7 +163,8 @@ def encode(data: Any) -> Tuple[bytes, str]:
     Return *data* as bytes, and what they are. Never raises: what nothing else can be done with becomes its ``repr``.
     """
     if isinstance(data, (bytes, bytearray, memoryview)):
-        return bytes(data), BYTES
+        with suppress(ValueError):  # a memoryview that was released
+            return bytes(data), BYTES
     if isinstance(data, str):
         try:
             return data.encode("utf-8"), TEXT

@@ -103,8 +103,10 @@ def _paramstyle(connection: Any) -> str:
     # SQLAlchemy wraps connections and says what is inside.
     connection = getattr(connection, "driver_connection", None) or connection
     for cls in type(connection).__mro__:
-        module = sys.modules.get(cls.__module__.partition(".")[0])
-        style = getattr(module, "paramstyle", None)
-        if style in _STYLES:
-            return str(style)
+        name = cls.__module__
+        while name:  # of mysql.connector.connection.MySQLConnection it is mysql.connector that knows
+            style = getattr(sys.modules.get(name), "paramstyle", None)
+            if style in _STYLES:
+                return str(style)
+            name = name.rpartition(".")[0]
     raise ConfigurationError(f"paramstyle: cannot tell it from a {type(connection)!r}, please give it")

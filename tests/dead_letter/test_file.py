@@ -55,6 +55,15 @@ def test_a_path_is_needed(path: Any) -> None:
         FileLetters(path)
 
 
+@pytest.mark.parametrize("mode", ["a", "0640", None, True, -1])
+def test_a_mode_is_permissions(tmp_path: Path, mode: Any) -> None:
+    """
+    And not how a file is opened.
+    """
+    with pytest.raises(ConfigurationError, match="mode: expected permissions, such as 0o640, got: "):
+        FileLetters(tmp_path / "dead.jsonl", mode=mode)
+
+
 def test_a_missing_folder_is_not_made(tmp_path: Path) -> None:
     """
     It may be a disk that is not mounted.

@@ -28,6 +28,16 @@ def test_bytes_stay_as_they_are(data: Any) -> None:
     assert encode(data) == (bytes(data), BYTES)
 
 
+def test_bytes_that_are_gone() -> None:
+    """
+    Of a buffer that was released there is nothing left but that it was one.
+    """
+    data = memoryview(b"x")
+    data.release()
+    body, content_type = encode(data)
+    assert (body.startswith(b"<released memory at"), content_type) == (True, REPR)
+
+
 @pytest.mark.parametrize("data", ["", "ünï\x00", "a\nb"])
 def test_a_str_is_utf_8(data: str) -> None:
     """

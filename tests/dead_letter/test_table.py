@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import types
 from pathlib import Path
 from typing import Any, Callable
 
@@ -223,6 +224,20 @@ def test_a_connection_that_is_wrapped_needs_the_style() -> None:
     TableLetters(lambda: connection).write([letter()])
     connection.driver_connection.close()
     assert "VALUES (?, " in connection.asked[2][0]
+
+
+@pytest.mark.parametrize("name", ["vendor_of_databases", "vendor_of_databases.connector"])
+def test_the_module_may_be_part_of_a_package(monkeypatch: Any, name: str) -> None:
+    """
+    As ``mysql.connector`` is, whose connections are of ``mysql.connector.connection``.
+    """
+    for each in ("vendor_of_databases", "vendor_of_databases.connector", "vendor_of_databases.connector.connection"):
+        monkeypatch.setitem(sys.modules, each, types.ModuleType(each))
+    sys.modules[name].paramstyle = "pyformat"  # type: ignore[attr-defined]
+    cls = type("Connection", (Connection,), {"__module__": "vendor_of_databases.connector.connection"})
+    connection = cls()
+    TableLetters(lambda: connection).write([letter()])
+    assert "VALUES (%s, " in connection.asked[0][0]
 
 
 @pytest.mark.parametrize(
