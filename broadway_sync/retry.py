@@ -109,6 +109,8 @@ class Retry:
         """
         function = callback.__func__ if isinstance(callback, (staticmethod, classmethod)) else callback
         try:
+            if inspect.isclass(function):  # it takes the mark, and nobody would look for it there
+                raise TypeError
             setattr(function, _MARK, self)
         except (AttributeError, TypeError):
             raise ConfigurationError(

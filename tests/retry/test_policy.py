@@ -136,6 +136,17 @@ def test_what_cannot_be_marked_is_refused() -> None:
         Retry()(len)
 
 
+def test_a_handler_is_no_callback() -> None:
+    """
+    It would take the mark, where nobody looks for it.
+    """
+    with pytest.raises(ConfigurationError, match="expected a function to decorate, got: <class .*attribute `retry`"):
+
+        @Retry()
+        class Handler:
+            pass
+
+
 def test_the_attribute_is_for_messages_and_batches() -> None:
     """
     Other callbacks are named.
