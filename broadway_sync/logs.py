@@ -59,7 +59,7 @@ def message_id(message: Message) -> str:
     or ``delivery_tag`` (RabbitMQ, the same).
     """
     metadata = message.metadata
-    if metadata.get("message_id"):
+    if metadata.get("message_id") not in (None, ""):  # 0 is one
         return str(metadata["message_id"])
     if "offset" in metadata and "partition" in metadata:
         return f"{metadata.get('topic')}-{metadata['partition']}-{metadata['offset']}"

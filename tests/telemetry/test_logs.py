@@ -267,9 +267,11 @@ def test_a_thread_of_a_callback_has_dashes(records: Records, push: Callable[...,
         ({"delivery_tag": 17, "message_id": None}, "17"),
         ({"delivery_tag": 17, "message_id": "m1"}, "m1"),
         ({"topic": "orders", "partition": 0, "offset": 0}, "orders-0-0"),
+        ({"message_id": 0}, "0"),
+        ({"delivery_tag": 17, "message_id": ""}, "17"),
         ({}, "-"),
     ],
-    ids=["sqs", "kafka", "rabbitmq", "rabbitmq_id", "zero", "none"],
+    ids=["sqs", "kafka", "rabbitmq", "rabbitmq_id", "zero", "id_of_zero", "empty_id", "none"],
 )
 def test_the_id_of_a_message(metadata: dict[str, Any], expected: str) -> None:
     """
