@@ -137,7 +137,8 @@ def _import(target: str, name: str) -> ModuleType:
             raise
         here = current_directory()
         searched = f"in {here} and sys.path were" if here else "sys.path was"
-        raise TargetError(f"{target}: there is no module {error.name!r} ({searched} searched)") from None
+        hint = f", {_example(target)}" if name.endswith(".py") else ""  # the name of a file, not its path
+        raise TargetError(f"{target}: there is no module {error.name!r} ({searched} searched){hint}") from None
 
 
 def safe_name(found: Any) -> str:

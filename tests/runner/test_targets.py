@@ -111,6 +111,8 @@ MISTAKES = {
     "shop.orders:x(1)": "shop.orders:x(1): expected package.module:name, such as shop.orders:pipeline",
     "shopp.orders:x": "shopp.orders:x: there is no module 'shopp' (in {here} and sys.path were searched)",
     "shop.order:x": "shop.order:x: there is no module 'shop.order' (in {here} and sys.path were searched)",
+    "shop.orders.py:x": "shop.orders.py:x: there is no module 'shop.orders.py' "
+    "(in {here} and sys.path were searched), did you mean shop.orders:x?",
     "shop.orders:pipelin": "shop.orders:pipelin: module 'shop.orders' has no 'pipelin', did you mean 'pipeline'?",
     "shop.orders:zzz": "shop.orders:zzz: module 'shop.orders' has no 'zzz', its pipelines are: orders, pipeline",
     "shop.orders:number": "shop.orders:number: expected a Pipeline or a function without arguments, got: 3",
