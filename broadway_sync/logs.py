@@ -19,7 +19,7 @@ from __future__ import annotations
 import logging
 import threading
 from contextvars import ContextVar
-from typing import Any, Callable, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 from weakref import ref
 
 from .around import Around, Call, add_ours
@@ -49,6 +49,12 @@ class _Origin:
         self.place = (call.pipeline, call.stage, call.callback)
         self.first = ref(messages[0]) if messages else None
         self.count = len(messages)
+
+    def __getstate__(self) -> Dict[str, Any]:
+        """
+        For pickles of the exception: there the message is another one.
+        """
+        return {**self.__dict__, "first": None}
 
 
 def message_id(message: Message) -> str:

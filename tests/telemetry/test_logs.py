@@ -4,10 +4,12 @@ The logging filter: which pipeline, stage, callback and message a record belongs
 
 from __future__ import annotations
 
+import copy
 import gc
 import io
 import logging
 import logging.config
+import pickle
 import queue
 import threading
 import weakref
@@ -337,6 +339,20 @@ def test_a_thread_that_has_an_owner_of_its_own(records: Records) -> None:
     thread.start()
     assert records.next() == ("-", "-", "-", "-")
     thread.join(10)
+
+
+@pytest.mark.parametrize("copy", [copy.copy, copy.deepcopy, lambda error: pickle.loads(pickle.dumps(error))])
+def test_what_a_callback_raises_can_still_be_copied(
+    records: Records, push: Callable[..., RecordingAcknowledger], copy: Callable[[Any], Any]
+) -> None:
+    """
+    And pickled, though it knows where it came from; a copy knows the place.
+    """
+    failed = push({"message_id": "m1"}, handle_message=lambda processor, message, context: 1 / 0)
+    records.next()
+    error = copy(failed.acks[0].failed[0].reason)
+    log.info("it failed", exc_info=(type(error), error, None))
+    assert records.next()[:3] == ("orders", "orders.Broadway.Processor_default_0", "handle_message")
 
 
 def test_filters_add_one_hook() -> None:
