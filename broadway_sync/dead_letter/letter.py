@@ -163,13 +163,11 @@ def encode(data: Any) -> Tuple[bytes, str]:
     Return *data* as bytes, and what they are. Never raises: what nothing else can be done with becomes its ``repr``.
     """
     if isinstance(data, (bytes, bytearray, memoryview)):
-        with suppress(ValueError):  # a memoryview that was released
+        with suppress(Exception):  # a memoryview that was released, a class of somebody's own
             return bytes(data), BYTES
     if isinstance(data, str):
-        try:
+        with suppress(Exception):  # half a surrogate pair, which JSON can have; a class of somebody's own
             return data.encode("utf-8"), TEXT
-        except UnicodeEncodeError:  # half a surrogate pair: JSON can have that
-            pass
     for convert, content_type in ((_to_json, JSON), (_to_pickle, PICKLE)):
         try:
             return convert(data), content_type

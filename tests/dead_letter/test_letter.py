@@ -38,6 +38,37 @@ def test_bytes_that_are_gone() -> None:
     assert (body.startswith(b"<released memory at"), content_type) == (True, REPR)
 
 
+class UnluckyText(str):
+    """
+    A text that cannot be encoded.
+    """
+
+    def encode(self, *args: Any) -> bytes:
+        """
+        Fail.
+        """
+        raise RuntimeError("no bytes")
+
+
+class UnluckyBytes(bytes):
+    """
+    Bytes that cannot be copied.
+    """
+
+    def __bytes__(self) -> bytes:
+        raise RuntimeError("no bytes")
+
+
+@pytest.mark.parametrize("data", [UnluckyText("x"), UnluckyBytes(b"x")], ids=["str", "bytes"])
+def test_texts_and_bytes_of_peculiar_classes(data: Any) -> None:
+    """
+    Go the way of other objects.
+    """
+    body, content_type = encode(data)
+    assert body
+    assert content_type in (JSON, PICKLE)
+
+
 @pytest.mark.parametrize("data", ["", "ünï\x00", "a\nb"])
 def test_a_str_is_utf_8(data: str) -> None:
     """
