@@ -51,8 +51,8 @@ def find_target(name: str) -> Target:
         ConfigurationError: There is none.
     """
     targets = pipeline_targets()
-    if name not in targets:
-        close = difflib.get_close_matches(name, targets, n=1)
+    if not isinstance(name, str) or name not in targets:
+        close = difflib.get_close_matches(str(name), targets, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         known = ", ".join(targets) or "none"
         raise ConfigurationError(f"{SETTING} has no pipeline {name!r}, there are: {known}{hint}")

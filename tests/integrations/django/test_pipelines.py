@@ -103,3 +103,12 @@ def test_unknown_name() -> None:
         "BROADWAY_PIPELINES has no pipeline 'invoces', there are: invoices, slow, stuck, crashing; did you "
         "mean 'invoices'?"
     )
+
+
+@pytest.mark.parametrize("name", [None, 5, ["invoices"], ""])
+def test_what_is_no_name(name: Any) -> None:
+    """
+    Is an unknown one.
+    """
+    with pytest.raises(ConfigurationError, match="BROADWAY_PIPELINES has no pipeline .*, there are: invoices"):
+        load_pipeline(name)
