@@ -164,7 +164,8 @@ _HOOK = _Hook()
 
 def _note(error: BaseException, origin: _Origin) -> None:
     try:
-        setattr(error, _ATTRIBUTE, origin)
+        # Not as its class would have it: a frozen dataclass refuses to be changed.
+        BaseException.__setattr__(error, _ATTRIBUTE, origin)
     except Exception:  # an exception that takes no attributes
         pass
 

@@ -257,13 +257,15 @@ class _Attempts:
                     if self._made < attempt.retry_state.attempt_number:
                         return self._try_again()
                     raise self._failure
+            raise self._failure
         except BaseException as error:
             if self._made > 1 and not self._is_abandoned:
                 self._report("gave_up", {"attempt": self._made})
-            with suppress(Exception):  # an exception class with slots
-                error.broadway_attempts = self._made  # type: ignore[attr-defined]
+            # Not as their classes would have it: frozen dataclasses refuse to be changed.
+            with suppress(Exception):  # an attribute of that name which is read only
+                BaseException.__setattr__(error, "broadway_attempts", self._made)
             if error is self._failure:  # without the frames of tenacity, which tell nobody anything
-                raise error.with_traceback(self._traceback)  # noqa: B904 - it is the same one
+                raise BaseException.with_traceback(error, self._traceback)  # noqa: B904 - it is the same one
             raise
 
     def _retrying(self) -> Any:
@@ -274,7 +276,8 @@ class _Attempts:
             retry=tenacity.retry_if_exception(lambda error: policy.covers(error) and bool(self._open())),
             before_sleep=self._announce,
             sleep=self._pause,
-            reraise=True,
+            # Its own way to raise the last failure takes one that counts as false for none.
+            retry_error_callback=lambda state: None,
         )
 
     def _open(self) -> List[_Before]:

@@ -4,6 +4,7 @@ What happens when a callback with a policy raises.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import threading
 import time
@@ -436,15 +437,63 @@ def test_an_exception_that_cannot_be_marked_goes_on_all_the_same() -> None:
     The number of attempts is a courtesy.
     """
 
-    class Slotted(ConnectionError):
-        __slots__ = ()
+    class Marked(ConnectionError):
+        @property
+        def broadway_attempts(self) -> int:
+            return 17
 
-        def __setattr__(self, name: str, value: Any) -> None:
-            raise AttributeError(name)
-
-    failing = Failing(*[Slotted() for _ in range(3)])
-    with pytest.raises(Slotted):
+    failing = Failing(*[Marked() for _ in range(3)])
+    with pytest.raises(Marked):
         call(Retry(backoff=AT_ONCE), failing.handle_message, new())
+
+
+@dataclasses.dataclass(frozen=True)
+class FrozenError(ConnectionError):
+    """
+    Refuses to be changed.
+    """
+
+    code: int = 1
+
+
+class EmptyError(ConnectionError):
+    """
+    Counts as false.
+    """
+
+    def __len__(self) -> int:
+        return 0
+
+
+class UntraceableError(ConnectionError):
+    """
+    Takes no other traceback.
+    """
+
+    def with_traceback(self, traceback: Any) -> Any:
+        """
+        Fail.
+        """
+        raise RuntimeError
+
+
+@pytest.mark.parametrize("cls", [FrozenError, EmptyError, UntraceableError])
+@pytest.mark.parametrize("on", [OSError, ConnectionResetError])
+def test_exceptions_of_peculiar_classes(cls: Any, on: Any) -> None:
+    """
+    Are raised in the end like any other, with the number of attempts; also one that ends the attempts.
+    """
+    errors = [ConnectionResetError(), cls(), cls()]
+    failing = Failing(*errors)
+    wrapped = Retry(backoff=AT_ONCE, on=on).wrap(failing.handle_message, "handle_message", "test")
+    caught = None
+    try:  # pytest.raises() would change them itself
+        wrapped("default", new(), None)
+    except ConnectionError as error:
+        caught = error
+    attempts = 3 if on is OSError else 2
+    assert caught is errors[attempts - 1]
+    assert caught.broadway_attempts == attempts
 
 
 def test_a_generator_that_raises_is_tried_again() -> None:

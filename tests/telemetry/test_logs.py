@@ -5,6 +5,7 @@ The logging filter: which pipeline, stage, callback and message a record belongs
 from __future__ import annotations
 
 import copy
+import dataclasses
 import gc
 import io
 import logging
@@ -353,6 +354,27 @@ def test_what_a_callback_raises_can_still_be_copied(
     error = copy(failed.acks[0].failed[0].reason)
     log.info("it failed", exc_info=(type(error), error, None))
     assert records.next()[:3] == ("orders", "orders.Broadway.Processor_default_0", "handle_message")
+
+
+@dataclasses.dataclass(frozen=True)
+class FrozenError(Exception):
+    """
+    Refuses to be changed.
+    """
+
+    code: int
+
+
+def test_what_is_raised_may_refuse_to_be_changed(records: Records, push: Callable[..., Any]) -> None:
+    """
+    Its record has the fields all the same.
+    """
+
+    def handle_message(processor: str, message: Message, context: Any) -> Message:
+        raise FrozenError(1)
+
+    push({"message_id": "m1"}, handle_message=handle_message)
+    assert records.next() == ("orders", "orders.Broadway.Processor_default_0", "handle_message", "m1")
 
 
 def test_filters_add_one_hook() -> None:
