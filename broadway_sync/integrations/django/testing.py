@@ -129,12 +129,15 @@ class _SharedConnections(Around):
         """
         if not self.shared:
             return call()
-        with self._replaced():
+        own = self._replace()
+        try:
             self._acquire(call)
             try:
                 return call()
             finally:
                 self._lock.release()
+        finally:
+            self._put_back(own)
 
     def around_producer(self, call: Call) -> Any:
         """
@@ -142,14 +145,15 @@ class _SharedConnections(Around):
         """
         if not self.shared:
             return call()
-        with self._replaced():
-            self._waiting.call = call
-            try:
-                return call()
-            finally:
-                if self._waiting.call is None:
-                    self._lock.release()
-                self._waiting.call = None
+        own = self._replace()
+        self._waiting.call = call
+        try:
+            return call()
+        finally:
+            if self._waiting.call is None:
+                self._lock.release()
+            self._waiting.call = None
+            self._put_back(own)
 
     def before_query(self, execute: Callable[..., Any], *arguments: Any) -> Any:
         """
@@ -169,13 +173,18 @@ class _SharedConnections(Around):
                 "database that is not in memory"
             )
 
-    @contextmanager
-    def _replaced(self) -> Iterator[None]:
+    # Two methods, and no context manager made of a generator: that would change the traceback of what callbacks raise,
+    # which a frozen dataclass refuses.
+
+    def _replace(self) -> Dict[str, Any]:
+        """
+        Return the thread's own connections, by alias.
+        """
         own = {connection.alias: connection for connection in connections.all()}
         for alias, connection in self.shared.items():
             connections[alias] = connection
-        try:
-            yield
-        finally:
-            for alias in self.shared:
-                connections[alias] = own[alias]
+        return own
+
+    def _put_back(self, own: Dict[str, Any]) -> None:
+        for alias in self.shared:
+            connections[alias] = own[alias]

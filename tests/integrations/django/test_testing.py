@@ -4,6 +4,7 @@ The helpers for users' tests, in real test cases of Django that are run here.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import threading
 import unittest
@@ -115,6 +116,31 @@ def test_raise_in_a_transaction_of_a_callback(database: Any, base: type) -> None
         _, failed = pipeline.test_message(order.pk).receive(timeout=BOUND)
         self.assertIsInstance(failed[0].reason, DatabaseError)
         self.assertEqual((Order.objects.count(), Invoice.objects.count()), (1, 0))
+
+    passes(base, test)
+
+
+@dataclasses.dataclass(frozen=True)
+class FrozenError(Exception):
+    """
+    Refuses to be changed.
+    """
+
+    code: int
+
+
+@pytest.mark.parametrize("base", CASES)
+def test_reason_is_what_the_callback_raised(database: Any, base: type) -> None:
+    """
+    Whatever its class is.
+    """
+
+    def handle_message(processor: str, message: Message, context: Any) -> Message:
+        raise FrozenError(1)
+
+    def test(self: Any) -> None:
+        _, failed = self.run_pipeline(make(handle_message=handle_message)).test_message(1).receive(timeout=BOUND)
+        self.assertEqual(failed[0].reason, FrozenError(1))
 
     passes(base, test)
 
