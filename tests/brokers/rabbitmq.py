@@ -259,6 +259,8 @@ class RabbitMQ(Broker):
     def ready_count(self, queue: str) -> int:
         """
         Return how many messages wait in the queue; those with a consumer do not count.
+
+        What a consumer has just handed back, or left behind, may be missing for a moment: the queue answers this first.
         """
         with self.channel() as channel:
             return int(channel.queue_declare(queue, passive=True).method.message_count)

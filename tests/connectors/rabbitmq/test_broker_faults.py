@@ -94,7 +94,7 @@ def test_sigterm_with_full_buffers(rabbitmq: Any, spawn: Any) -> None:
     first.terminate()
     assert first.wait() == 0, first.errors
     assert first.lines[-1] == "stopped"
-    assert rabbitmq.counts(queue) == (1000 - len(done(first)), 0)
+    eventually(lambda: rabbitmq.counts(queue) == (1000 - len(done(first)), 0), "the rest is ready again")
     second = spawn(CONSUMER, rabbitmq.url, queue)
     eventually(lambda: len(done(first, second)) >= 1000, "every message was handled", 20 * SCALE)
     wait_until_empty(rabbitmq, queue)
@@ -522,7 +522,7 @@ def test_stop_hands_back_what_was_not_begun(make_pipeline: Any, rabbitmq: Any, g
         pipeline.request_stop()
         eventually(lambda: rabbitmq.ready_count(queue) >= 280, "what was not begun is back")
         gate.open()
-    assert rabbitmq.counts(queue) == (300 - len(seen.messages), 0)
+    eventually(lambda: rabbitmq.counts(queue) == (300 - len(seen.messages), 0), "the rest is ready again")
     assert seen.duplicates() == 0
     assert {body for body, _, _ in rabbitmq.take(queue)} | set(seen.times) == set(all_bodies)
 
