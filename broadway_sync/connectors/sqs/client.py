@@ -23,7 +23,7 @@ from ...errors import ConfigurationError
 from ...extras import import_codec_of_host_names
 from ..common.polling_client import Action, Delivery, PollingClient, Refusal
 from .deliveries import to_delivery
-from .errors import code_of, explain, is_denied, is_passing
+from .errors import CredentialsError, code_of, explain, is_denied, is_passing
 from .options import MAX_VISIBILITY, SQSOptions
 from .requests import is_fifo, receive_request, region_of
 
@@ -105,6 +105,8 @@ class SQSClient(PollingClient):
         self._request: Dict[str, Any] = {}
         # Owned by the thread that receives. See _receive.
         self._attempt_id: Optional[str] = None
+        # Owned by the thread that receives: whether the service did not accept the credentials.
+        self._is_refused = False
         self.lease = DEFAULT_VISIBILITY
         """Seconds that a received message stays invisible to others."""
 
@@ -115,14 +117,8 @@ class SQSClient(PollingClient):
         Raises:
             ConnectorError: It does not answer, or refuses.
         """
-        receive_config, settle_config = _configs(self._options)
         try:
-            session = _make_session(self._options)
-            arguments = _client_arguments(self._options, session)
-            # A lock around a client library, against the rule: making clients in several threads at once is unsafe.
-            with _creation:
-                self._receiver = session.client("sqs", config=receive_config, **arguments)
-                self._settler = session.client("sqs", config=settle_config, **arguments)
+            self._open()
             self._request = receive_request(self._options, _parameters(self._receiver, "ReceiveMessage"))
             self.lease = self._look_up_lease()
             self.longest_lease = MAX_VISIBILITY - self.lease
@@ -134,11 +130,7 @@ class SQSClient(PollingClient):
         """
         Close the connections; harmless if there are none.
         """
-        clients = (self._receiver, self._settler)
-        self._receiver = self._settler = None
-        for client in clients:
-            if client is not None:
-                client.close()
+        self._replace(None, None)
 
     def receive(self, count: int) -> List[Delivery]:
         """
@@ -148,9 +140,14 @@ class SQSClient(PollingClient):
             ConnectorError: The service does not answer, or refuses.
         """
         try:
+            if self._is_refused:
+                self._open()
+                self._is_refused = False
             answer = self._receive(count)
         except Exception as error:
-            raise explain(error, self._options.queue_url) from error
+            explained = explain(error, self._options.queue_url)
+            self._is_refused = self._is_refused or isinstance(explained, CredentialsError)
+            raise explained from error
         return [to_delivery(raw, self._is_fifo) for raw in answer.get("Messages") or ()]
 
     def settle(self, action: Action, handles: List[str]) -> List[Refusal]:
@@ -181,6 +178,26 @@ class SQSClient(PollingClient):
         except Exception as error:
             raise explain(error, self._options.queue_url) from error
         return list(_refusals(answer.get("Failed") or (), unique))
+
+    def _open(self) -> None:
+        """
+        Make the clients, with credentials that are read anew: a session keeps those of a file for good.
+        """
+        receive_config, settle_config = _configs(self._options)
+        session = _make_session(self._options)
+        arguments = _client_arguments(self._options, session)
+        # A lock around a client library, against the rule: making clients in several threads at once is unsafe.
+        with _creation:
+            receiver = session.client("sqs", config=receive_config, **arguments)
+            settler = session.client("sqs", config=settle_config, **arguments)
+        self._replace(receiver, settler)
+
+    def _replace(self, receiver: Any, settler: Any) -> None:
+        clients = (self._receiver, self._settler)
+        self._receiver, self._settler = receiver, settler
+        for client in clients:
+            if client is not None:
+                client.close()
 
     def _change_visibility(self, entries: List[Dict[str, Any]], seconds: float) -> Any:
         whole_seconds = min(math.ceil(seconds), MAX_VISIBILITY)

@@ -78,7 +78,8 @@ class SQSConfig:
     session: Optional[Callable[[], Any]] = option(
         None,
         optional(rule(takes(0), "a callable without arguments that returns a boto3 Session")),
-        "called once for each producer, returns its boto3 Session, in place of keys and profile (roles to assume, ...)",
+        "returns the boto3 Session of a producer, in place of keys and profile (roles to assume, ...); called when it "
+        "connects, and again when its credentials are refused",
     )
     verify: Union[bool, str, None] = option(
         None,

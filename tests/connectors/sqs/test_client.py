@@ -451,6 +451,34 @@ def test_session_that_cannot_be_made() -> None:
         assert str(caught.value) == text
 
 
+def test_credentials_that_are_refused_are_read_anew() -> None:
+    """
+    Those of a file may have expired, and be newer by now. By a new session, in another attempt if it cannot be made; no
+    other error makes one.
+    """
+    expired = refusal("ExpiredTokenException")
+    first = FakeBoto(receive_message=[boto.ReadTimeoutError(endpoint_url="x"), expired])
+    second = FakeBoto()
+    sessions: list[Any] = [first, boto.ProfileNotFound(profile="p"), second]
+
+    def session() -> FakeBoto:
+        made = sessions.pop(0)
+        if isinstance(made, BaseException):
+            raise made
+        return made
+
+    client = SQSClient(build(SQSOptions, {"queue_url": URL, "config": {"session": session}}), print)
+    client.connect()
+    for kind in (UnreachableError, CredentialsError, CredentialsError):
+        assert first.closed == 0
+        with pytest.raises(kind):
+            client.receive(1)
+    assert client.receive(1) == client.receive(1) == []
+    assert client.settle(("ack", 0.0), ["h"]) == []
+    assert [operation for operation, _ in second.calls] == ["receive_message"] * 2 + ["delete_message_batch"]
+    assert (first.closed, second.closed, sessions) == (2, 0, [])
+
+
 def test_denied_receive_is_an_error() -> None:
     """
     Only the look at the queue's attributes may be denied.
