@@ -14,6 +14,7 @@ from ...rules import (
     Rule,
     build,
     is_int,
+    is_seconds,
     mapping,
     mistake,
     non_empty_str,
@@ -153,10 +154,13 @@ class SQSOptions(PollingOptions):
 
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()
-        wait, timeout = self.wait_time_seconds, self.config.read_timeout
-        if wait is not None and timeout is not None and timeout <= wait:
+        wait = self.wait_time_seconds
+        name, timeout = "config.read_timeout", self.config.read_timeout
+        if "read_timeout" in self.config.client_config:  # it is the one that counts
+            name, timeout = "config.client_config.read_timeout", self.config.client_config["read_timeout"]
+        if wait is not None and timeout is not None and is_seconds(timeout) and timeout <= wait:
             raise mistake(
-                "config.read_timeout",
+                name,
                 f"expected seconds > wait_time_seconds, which is {wait}, got: {timeout}; every receive that finds "
                 "nothing would end as an error",
             )

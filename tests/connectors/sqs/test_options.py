@@ -65,6 +65,7 @@ def test_defaults() -> None:
         {"config": {"endpoint_url": "http://localhost:9324"}},
         {"config": {"read_timeout": 1}},
         {"wait_time_seconds": 20, "config": {"read_timeout": 21}},
+        {"wait_time_seconds": 20, "config": {"read_timeout": 20, "client_config": {"read_timeout": 21}}},
         {"config": SQSConfig(region_name="eu-west-1")},
     ],
     ids=repr,
@@ -123,6 +124,11 @@ def test_accepted(given: dict[str, Any]) -> None:
             {"wait_time_seconds": 20, "config": {"read_timeout": 20}},
             "config.read_timeout: expected seconds > wait_time_seconds, which is 20, got: 20; every receive that finds "
             "nothing would end as an error",
+        ),
+        (
+            {"wait_time_seconds": 20, "config": {"read_timeout": 30, "client_config": {"read_timeout": 20}}},
+            "config.client_config.read_timeout: expected seconds > wait_time_seconds, which is 20, got: 20; every "
+            "receive that finds nothing would end as an error",
         ),
         ({"config": {"max_attempts": 0}}, "config.max_attempts: expected an int > 0, got: 0"),
     ],
