@@ -116,9 +116,11 @@ class BatchAccumulator:
 
     def unfinished(self) -> List[Batch]:
         """
-        Return the batches that are open or due.
+        Return the batches that are open or due. Lists are made first: something may change meanwhile, see
+        ``Serial.inspect``.
         """
-        return [batch for batches in self._open.values() for batch in batches.values()] + list(self._due.values())
+        opened = [list(batches.values()) for batches in list(self._open.values())]
+        return [batch for batches in opened for batch in batches] + list(self._due.values())
 
     def oldest(self) -> List[Batch]:
         """

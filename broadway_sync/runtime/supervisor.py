@@ -81,7 +81,8 @@ class ThreadSupervisor:
 
     A *generation* (see ``topology.py``) has ``stages``, each with ``name``, ``run()``, ``abandon()``; ``producers``,
     those among them that are not resumed; ``drain(reason)``, ``flush()``, ``close_sources()``,
-    ``stage_ended(stage) -> int`` and ``abandon(stages) -> int``, which return how many messages were left.
+    ``stage_ended(stage) -> int``, ``abandon(stages) -> int`` and ``late(stages) -> int``, which return how many
+    messages were left.
     """
 
     def __init__(
@@ -265,6 +266,7 @@ class ThreadSupervisor:
             self._hung.update(stacks)
         elif not have_ended(threads, within=MOMENT):
             self._hung.update((thread.name, stacks[thread.name]) for thread in threads if thread.is_alive())
+        self._left_behind += self._generation.late(stages)
 
     def _go_on(self) -> bool:
         """

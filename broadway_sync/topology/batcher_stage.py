@@ -14,7 +14,7 @@ from time import monotonic, time_ns
 from typing import Any, Callable, Iterable, List, Optional, Tuple
 
 from ..core.batch_accumulator import Batch, BatchAccumulator
-from ..core.batch_dispatcher import BatchDispatcher
+from ..core.batch_dispatcher import BatchDispatcher, chain
 from ..core.partitions import split
 from ..log import log_error
 from ..message import Message
@@ -210,6 +210,8 @@ class BatcherStage:
 
     def _claim_all(self) -> int:
         batches = [*self._accumulator.unfinished(), *self._dispatcher.waiting(), *self._accumulator.ready]
+        for batch in self._assigned:  # the batch processor may have it in hand, and not have noted it yet
+            batches += chain(batch)
         messages = [message for batch in batches for message in list(batch.messages)]
         for function, first, _ in list(self._serial.pending):
             if function == self._accumulate:

@@ -258,12 +258,22 @@ class Topology:
             producer.is_forgotten = producer.is_draining = producer.is_stopping = True
             producer.source.renew_lock()
 
+    def late(self, stages: Iterable[Any]) -> int:
+        """
+        Return how many messages producers among these *stages* brought when nobody took them any more.
+        """
+        return sum(stage.late for stage in stages if stage in self.producers)
+
     def abandon(self, stages: Iterable[Any]) -> int:
         """
         Give up on these stages and unpark their threads; return how many messages were left unacknowledged.
         """
         self.dispatcher.abandon()  # first: a processor that is given up would drop what it takes
-        left: int = sum(stage.abandon() for stage in stages)
+        # The way that messages go: those that go on meanwhile are met at the next stage. Producers come after them all:
+        # until then there is somebody to acknowledge to.
+        way: List[Any] = [*self._processors, *self._batchers.values(), *self._batch_processors]
+        places = {stage: place for place, stage in enumerate(way)}
+        left: int = sum(stage.abandon() for stage in sorted(stages, key=lambda stage: places.get(stage, len(places))))
         self.drained.open()
         self.abandoned.open()
         return left

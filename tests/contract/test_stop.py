@@ -886,6 +886,27 @@ def test_no_time_and_nothing_to_do(make_pipeline: Any, caplog: Any, is_waiting: 
     assert caplog.records == []
 
 
+def test_no_time_and_a_producer_that_comes_back(make_pipeline: Any, acks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    What it brings a moment after it was given up is left behind, and said so.
+    """
+    is_asked = threading.Event()
+
+    class Busy(Producer):
+        def handle_demand(self, demand: int) -> Iterable[Message]:
+            is_asked.set()
+            eventually(lambda: self.stage._owner.source.is_closed, "it is given up")  # type: ignore[attr-defined]
+            return acks.messages(["a", "b"])
+
+    monkeypatch.setattr(supervisor, "hanging", lambda threads: [])  # it is about to return, and does not hang
+    monkeypatch.setattr(supervisor, "MOMENT", BOUND)
+    pipeline = make_pipeline(producer={"module": (Busy, {})}).start()
+    assert is_asked.wait(BOUND)
+    with pytest.raises(DrainTimeoutError, match=r"\b2 messages were left behind") as caught:
+        pipeline.stop(0)
+    assert (caught.value.left_behind, acks.acks) == (2, [])
+
+
 def test_no_time_and_a_thread_that_hangs(make_pipeline: Any) -> None:
     """
     It is told of, also when it has no message, and hangs where no frame of Python shows it.

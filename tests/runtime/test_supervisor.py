@@ -81,6 +81,9 @@ class FakeGeneration:
         self.diary.put(("abandon", sorted(stage.name for stage in stages)))
         return sum(stage.abandon() for stage in stages)
 
+    def late(self, stages: Iterable[FakeStage]) -> int:
+        return 0
+
 
 class FakeOwner:
     """

@@ -90,3 +90,36 @@ def test_what_comes_while_stages_are_given_up_is_left_for_the_next_generation(ac
 
     assert topology.abandon([processor, RateLimit()]) == 0
     assert data(topology.dispatcher.remove_all()[0]) == [0]
+
+
+def test_what_goes_on_while_stages_are_given_up_is_counted(acks: RecordingAcknowledger) -> None:
+    """
+    A processor that hands on its chunk in the middle of it: nobody counted those messages, nor claimed them.
+    """
+    topology = Topology(make_settings(batchers={"default": {"batch_timeout": NEVER}}), None, set())
+    (processor,), (batcher,) = topology._processors, topology._batchers.values()
+    members = messages(acks, 3)
+    processor.chunk = (topology.dispatcher.sources[0], list(members), False)
+    give_up = batcher.abandon
+
+    def goes_on() -> int:
+        left = give_up()
+        batcher.add(members, None)
+        processor.chunk = None
+        return left
+
+    batcher.abandon = goes_on  # type: ignore[method-assign]
+    assert topology.abandon([*topology._batch_processors, batcher, processor]) == 3
+    assert all(message.is_acknowledged() for message in members)
+
+
+def test_batch_that_a_given_up_stage_has_just_taken_is_counted(acks: RecordingAcknowledger) -> None:
+    """
+    Its thread has taken it out and not noted it yet: it was in neither place.
+    """
+    topology = Topology(make_settings(batchers={"default": {"batch_size": 3}}), None, set())
+    (batcher,) = topology._batchers.values()
+    batcher.add(messages(acks, 3), None)
+    batch = batcher.inboxes[0].get()
+    assert batch is not None
+    assert topology.abandon([*topology._batch_processors, batcher]) == 3
