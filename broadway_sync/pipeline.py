@@ -488,6 +488,15 @@ class Pipeline:
             self.stop(0)
         return None if self._run is None else self._run.drain_error
 
+    def _left_behind(self) -> Optional[DrainTimeoutError]:
+        """
+        For who decides how the process ends: what a pipeline that has ended has left behind, None if nothing. Nobody
+        else is told of it from now on, but who was told before does not matter.
+        """
+        with suppress(DrainTimeoutError):
+            self.stop(0)
+        return None if self._run is None else self._run.drain_error
+
     def _running_run(self) -> Run:
         run = self._run
         if run is None or run.state in ("stopped", "failed"):
