@@ -26,6 +26,9 @@ from .workers import Workers
 PATIENCE = 10.0
 PATIENCE_LEFT_BEHIND = 1.5
 
+# Seconds to say so, before it is left without a word: who reads stderr or stdout may hang, too.
+LAST_WORDS = 1.0
+
 _MAIN = threading.main_thread()
 
 
@@ -78,7 +81,9 @@ def leave(code: int) -> NoReturn:
     for number in STOP_SIGNALS if threading.current_thread() is _MAIN else ():
         signal.signal(number, signal.SIG_IGN)  # would kill it in the middle of what it does at its exit
     patience = PATIENCE if counts_as(code) == ExitCode.DRAINED else PATIENCE_LEFT_BEHIND
-    threading.Thread(target=_leave_anyway, args=(code, patience), name="broadway_sync.exit", daemon=True).start()
+    # Two, made now: one may hang in saying why it leaves, and an interpreter that ends starts no more.
+    for target, seconds in ((_leave_anyway, patience), (_leave_silently, patience + LAST_WORDS)):
+        threading.Thread(target=target, args=(code, seconds), name="broadway_sync.exit", daemon=True).start()
     finish_streams()
     sys.exit(code)
 
@@ -90,4 +95,9 @@ def _leave_anyway(code: int, patience: float) -> None:
     logger.error("leaving although %s", what)
     logging.shutdown()
     flush_streams()
+    os._exit(code)
+
+
+def _leave_silently(code: int, patience: float) -> None:
+    sleep(patience)
     os._exit(code)

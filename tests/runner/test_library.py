@@ -424,6 +424,28 @@ leave(0)
     assert (done.returncode, done.stdout) == (0, "forked 0\n")
 
 
+def test_leaving_although_nobody_reads_stdout() -> None:
+    """
+    Who should read it hangs, and what is in its buffer cannot be written: that does not keep the process for ever.
+    """
+    source = """
+import contextlib, os
+from broadway_sync.runner import leave
+
+reader, writer = os.pipe()
+os.set_blocking(writer, False)
+for size in (4096, 1):
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writer, size * b"x")
+os.set_blocking(writer, True)
+os.dup2(writer, 1)
+print("in the buffer")
+leave(1)
+"""
+    assert run_python(source, env={"PYTHONUNBUFFERED": ""}).returncode == 1
+
+
 def test_leaving_although_something_at_the_exit_hangs() -> None:
     """
     It is no thread, and said all the same.
