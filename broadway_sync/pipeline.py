@@ -497,6 +497,13 @@ class Pipeline:
             self.stop(0)
         return None if self._run is None else self._run.drain_error
 
+    def _hung(self) -> DrainTimeoutError:
+        """
+        The same for one that was to have ended by now, and has only the children left that ``prepare_for_start`` made.
+        """
+        assert self._run is not None
+        return self._run.hung(f"pipeline {self.name!r}: what it was started with did not stop in time")
+
     def _running_run(self) -> Run:
         run = self._run
         if run is None or run.state in ("stopped", "failed"):

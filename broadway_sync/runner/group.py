@@ -157,10 +157,7 @@ class Group:
 
     def _give_up(self) -> None:
         for pipeline in self._open():
-            stacks = pipeline.stacks()
-            text = f"pipeline {pipeline.name!r} was drained, but what it was started with did not stop in time"
-            text += "".join(f"; thread {name} is at:\n{stack}" for name, stack in stacks.items())
-            self.endings.append(Ending(pipeline.name, None, DrainTimeoutError(text, 0, stacks)))
+            self.endings.append(Ending(pipeline.name, None, pipeline._hung()))
 
     def _seconds_of(self, pipeline: Pipeline) -> float:
         return pipeline.shutdown if self._seconds is None else self._seconds

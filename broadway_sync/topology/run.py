@@ -109,9 +109,7 @@ class Run:
         finally:
             self._callers_of_stop.pop()
         if not has_ended:
-            stacks = self._supervisor.stacks()
-            text = "".join(f"; thread {name} is at:\n{stack}" for name, stack in stacks.items())
-            raise DrainTimeoutError(f"pipeline {self._settings.name!r} did not end in time{text}", 0, stacks)
+            raise self.hung(f"pipeline {self._settings.name!r} did not end in time")
         self._supervisor.join()
         if error is not None:
             if not self._callers_of_stop:
@@ -179,10 +177,19 @@ class Run:
             stages=stages,
         )
 
+    def hung(self, text: str) -> DrainTimeoutError:
+        """
+        Return the error for an end that does not come: *text*, what was left behind before, and where the threads are.
+        """
+        stacks, left = self._supervisor.stacks(), self._drain_error
+        text += "" if left is None else f"; {left}"
+        text += "".join(f"; thread {name} is at:\n{stack}" for name, stack in stacks.items())
+        return DrainTimeoutError(text, 0 if left is None else left.left_behind, stacks)
+
     @property
     def drain_error(self) -> Optional[DrainTimeoutError]:
         """
-        What was left behind at the end, also if that was raised already; None before the end.
+        What was left behind at the end, also if that was raised already; None before the last thread has ended.
         """
         return self._drain_error
 
@@ -343,12 +350,12 @@ class Run:
         """
         The last thread has ended or was given up.
         """
+        self._cause = cause  # these two first: children may never stop, and whoever waits is told all the same
+        self._drain_error = error
         self._stop_children(self._children)
         for function in reversed(self._at_end):
             self._safely(function, "what was to be done at the end raised")
         self._begin_counting(None)
-        self._cause = cause
-        self._drain_error = error
         if error is not None and not self._callers_of_stop:  # nobody waits whom it could be raised to
             log_error(str(error), None, self._settings.name, Names(self._settings.options).supervisor)
         self._on_end()

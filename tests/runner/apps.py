@@ -228,6 +228,19 @@ def stubborn() -> Pipeline:
     return make(lambda number: time.sleep(0.005), "stubborn", producer=producer)
 
 
+def stubborn_and_hanging() -> Pipeline:
+    """
+    Cannot be drained, and hangs after that as well.
+    """
+
+    def never_returns(number: int) -> None:
+        say("in", number)
+        threading.Event().wait()
+
+    producer = {"module": (StubbornProducer, {"iterable": messages(float("inf"))})}
+    return make(never_returns, "stubborn", producer=producer)
+
+
 def with_thread() -> Pipeline:
     """
     Hangs, and has a thread that would keep the interpreter for ever.

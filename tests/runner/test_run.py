@@ -219,6 +219,19 @@ def test_child_that_does_not_stop(runner: Start) -> None:
     assert "what it was started with did not stop in time" in started.output
 
 
+def test_child_that_does_not_stop_after_messages_were_left_behind(runner: Start) -> None:
+    """
+    It is said how many, and where the handler hangs, whatever else hangs.
+    """
+    started = runner("stubborn_and_hanging", "--shutdown", "0.5")
+    started.wait_for("in", 0)
+    assert started.stop() == 1, started
+    found = re.search(r"messages were left behind, neither acknowledged nor failed: (\d+) in stubborn", started.output)
+    assert found and int(found[1]) >= 1, started
+    assert "in never_returns" in started.output
+    assert "what it was started with did not stop in time" in started.output
+
+
 def test_thread_that_would_keep_the_interpreter(runner: Start) -> None:
     """
     Does not, when something was left behind.
