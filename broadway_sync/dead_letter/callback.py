@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 import weakref
 from contextlib import ExitStack
@@ -212,7 +213,7 @@ class DeadLetter:
         deadline = monotonic() + self._patience
         while True:
             try:
-                writer.write(letters)
+                _check_done(writer.write(letters), letters)
                 return [], None
             except BaseException as error:  # user code, or whatever a client library raises
                 letters = _left_of(letters, error)
@@ -311,6 +312,16 @@ class _Run:
             sleep(seconds)
             return False
         return bool(owner.wait_abandoned(seconds))
+
+
+def _check_done(returned: Any, letters: List[Letter]) -> None:
+    """
+    Raise if the writer has done nothing yet: what it returns would have to be awaited, or gone through.
+    """
+    if inspect.iscoroutine(returned) or inspect.isgenerator(returned):
+        returned.close()  # else Python warns that it was never awaited
+        kind = "a generator" if inspect.isgenerator(returned) else "asynchronous"
+        raise LetterRefusedError(f"the writer is {kind}; write(letters) must return once they are stored", letters)
 
 
 def _left_of(letters: List[Letter], error: BaseException) -> List[Letter]:

@@ -287,6 +287,32 @@ def test_a_pipeline_whose_letters_nobody_takes_gives_up(make_pipeline: Any, capl
     assert len(gave_up) == 1
 
 
+async def send_later(letters: Any) -> None:
+    """
+    Is never run.
+    """
+
+
+def send_one_by_one(letters: Any) -> Any:
+    """
+    Is never run.
+    """
+    yield from letters
+
+
+@pytest.mark.parametrize(("function", "kind"), [(send_later, "asynchronous"), (send_one_by_one, "a generator")])
+def test_a_writer_that_only_promises_has_accepted_nothing(make_pipeline: Any, function: Any, kind: str) -> None:
+    """
+    What it returns would have to be awaited, or gone through; nobody waits for ``patience`` seconds to learn that.
+    """
+    acks = RecordingAcknowledger()
+    pipeline = make_pipeline(failing_handler(DeadLetter(lambda letters: function(letters), patience=NEVER))).start()
+    pipeline.push_messages(acks.messages([1]))
+    with pytest.raises(PipelineFailedError, match=f"the writer is {kind}"):
+        pipeline.join(BOUND)
+    assert acks.acks == []
+
+
 def test_what_was_accepted_is_acknowledged_also_then(make_pipeline: Any, acks: Any) -> None:
     """
     Only what is left is left.
