@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import inspect
+import io
 import threading
 import weakref
 from contextlib import ExitStack
@@ -277,6 +278,8 @@ def _to_writer(name: str, value: Any) -> Any:
     Return *value*, a function in the form of a writer.
     """
     writer = value if hasattr(value, "write") else _Function(value)
+    if isinstance(value, io.IOBase):  # has a write() as well, for something else
+        raise mistake(name, f"expected FileLetters(path) and not an open file, got: {value!r}")
     if not takes(1)(writer.write):
         raise mistake(name, f"expected an object with write(letters), or such a function, got: {value!r}")
     return writer
