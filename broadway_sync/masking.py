@@ -16,6 +16,8 @@ _WORDS = (
 _SECRET_NAME = re.compile(rf"{_WORDS}|^pass$|^key$|^auth$|^sasl$", re.IGNORECASE)
 # scheme://user:password@host; the last @ counts, as passwords may contain one. Also without the scheme.
 _URL_PASSWORD = re.compile(r"(\w:/{1,2}[^\s:/@]*|(?<![^\s\"'])[^\s:/@\"']+(?=:[^/])):[^\s]*@")
+# The same where the whole value is one address: then white space is no end of the password, clients take it too.
+_ADDRESS = re.compile(r"\A(\s*\w[\w+.-]*:/{1,2}[^:/@]*):.*@", re.DOTALL)
 # password=..., also quoted, in query strings, DSNs and JAAS configurations, in JSON and the repr of a dict (a query
 # string may contain one), and "Authorization: Bearer ...".
 _ASSIGNMENT = re.compile(
@@ -44,6 +46,8 @@ def _mask(value: Any, outer: Tuple[int, ...]) -> Any:
         outer = (*outer, id(value))
         return _mask_mapping(value, outer) if isinstance(value, Mapping) else _mask_items(value, outer)
     if isinstance(value, str):
+        if outer:  # an option, no text that only begins with an address
+            value = _ADDRESS.sub(rf"\1:{MASK}@", value)
         return _ASSIGNMENT.sub(rf"\1{MASK}", _URL_PASSWORD.sub(rf"\1:{MASK}@", value))
     if isinstance(value, (bytes, bytearray)):
         return mask(bytes(value).decode("latin-1")).encode("latin-1")

@@ -61,6 +61,19 @@ def test_passwords_in_addresses(text: str, masked: str) -> None:
     assert mask(text) == masked
 
 
+@pytest.mark.parametrize("space", [" ", "\t", "\n"])
+def test_white_space_in_the_password_of_an_address(space: str) -> None:
+    """
+    Clients of brokers take it, so it may be among the options.
+    """
+    address = f"amqp://user:hunt{space}er2@host/v"
+    expected = "amqp://user:******@host/v"
+    assert mask({"connection": address, "others": [address, "b"]}) == {
+        "connection": expected,
+        "others": [expected, "b"],
+    }
+
+
 @pytest.mark.parametrize(
     ("text", "masked"),
     [

@@ -114,7 +114,7 @@ def shown(value: Any) -> str:
     """
     Return *value* for an error text, short and without credentials.
     """
-    return safe_repr(mask(value))
+    return safe_repr(mask([value])[0])
 
 
 def to_connections(value: Any) -> Tuple[Any, ...]:

@@ -130,6 +130,7 @@ def test_unknown_option_lists_the_valid_ones(make_pipeline: Any) -> None:
         "localhost",
         "http://guest:swordfish@host",
         "amqp://guest:swordfish@host:port",
+        "http://guest:sword fish@host",
         "amqp://guest:sword/fish#swordfish@host",
         5672,
         None,
