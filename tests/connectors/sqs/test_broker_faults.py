@@ -19,7 +19,7 @@ from broadway_sync import ConnectorError, Message, PipelineFailedError
 from broadway_sync.connectors.common.events import ACKNOWLEDGE, CONNECT, RECEIVE
 from broadway_sync.connectors.sqs.client import SQSClient
 from tests.connectors.recorder import LONG, Recorder
-from tests.connectors.sqs.support import FAST, failures, said
+from tests.connectors.sqs.support import FAST, failures, module, said
 from tests.helpers import SCALE, eventually, stage_threads
 
 CONSUMER = "tests.connectors.sqs.consumer"
@@ -163,6 +163,29 @@ def test_acknowledgement_fails_once(
     assert recorder.duplicates() == set()
     failed.wait_for(1)
     assert [metadata["action"] for _, _, metadata in failed.events] == ["ack"]
+
+
+def test_transformer_raises(elasticmq: Any, make_pipeline: Callable[..., Any]) -> None:
+    """
+    What it was given comes again when its visibility timeout is over, of a FIFO queue in order.
+    """
+    queue = elasticmq.queue(fifo=True, VisibilityTimeout=2)
+    elasticmq.send(queue, numbers(5), group="g")
+    refused: list[str] = []
+
+    def refuse_one(message: Message) -> Message:
+        if message.data == "1" and not refused:
+            refused.append(message.data)
+            raise ValueError("once")
+        return message
+
+    recorder = Recorder()
+    producer = {"module": module(queue, elasticmq), "transformer": refuse_one}
+    pipeline = make_pipeline(recorder, producer=producer).start()
+    eventually(lambda: elasticmq.counts(queue) == (0, 0, 0), "the queue is empty", LONG)
+    pipeline.stop()
+    assert recorder.order == numbers(5)
+    assert refused == ["1"]
 
 
 def test_queue_that_is_not_there_yet(
