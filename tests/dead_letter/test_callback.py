@@ -609,7 +609,10 @@ def test_outside_of_a_pipeline_it_raises() -> None:
     [
         ({"writer": 3}, "writer: expected an object with write(letters), or such a function, got: 3"),
         ({"writer": lambda: None}, "writer: expected an object with write(letters), or such a function"),
-        ({"writer": io.StringIO()}, "writer: expected FileLetters(path) and not an open file, got: <_io.StringIO object"),
+        (
+            {"writer": io.StringIO()},
+            "writer: expected FileLetters(path) and not an open file, got: <_io.StringIO object",
+        ),
         ({"fallback": 3}, "fallback: expected an object with write(letters), or such a function, got: 3"),
         ({"data": 3}, "data: expected a function of a message, got: 3"),
         ({"patience": -1}, "patience: expected a number of seconds >= 0, got: -1"),
