@@ -488,15 +488,6 @@ class Pipeline:
             self.stop(0)
         return None if self._run is None else self._run.drain_error
 
-    def _left_behind(self) -> Optional[DrainTimeoutError]:
-        """
-        For who decides how the process ends: what a pipeline that has ended has left behind, None if nothing. Nobody
-        else is told of it from now on, but who was told before does not matter.
-        """
-        with suppress(DrainTimeoutError):
-            self.stop(0)
-        return None if self._run is None else self._run.drain_error
-
     def _hung(self) -> DrainTimeoutError:
         """
         The same for one that was to have ended by now, and has only the children left that ``prepare_for_start`` made.
