@@ -76,9 +76,8 @@ class Shell:
             script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -W error{words} "$@"\n', encoding="utf-8")
             script.chmod(script.stat().st_mode | stat.S_IXUSR)
         path = f"{commands}{os.pathsep}{os.environ['PATH']}"
-        self._environment = python_env(
-            {"PATH": path, "PYTHONDONTWRITEBYTECODE": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-        )
+        no_plugins = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": ""}  # which may have options of some
+        self._environment = python_env({"PATH": path, "PYTHONDONTWRITEBYTECODE": "1", **no_plugins})
 
     def copy(self, name: str, to: str = "flights.py", *, is_quick: bool = False) -> None:
         """

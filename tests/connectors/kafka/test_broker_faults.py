@@ -256,8 +256,8 @@ def test_wrong_password(kafka: Any, caplog: Any) -> None:
     attempts: list[Any] = []
     telemetry.attach("attempts", ("broadway", "connect", "exception"), lambda *event: attempts.append(event))
     caplog.set_level(logging.INFO, "broadway_sync")
-    # kafka-python 3.0 takes a few attempts of its own before it waits for the broker's answer.
-    client_config = {"sasl": sasl, "connect_timeout": 1.5}
+    # kafka-python 3 makes attempts of its own meanwhile, and waits for the broker's answer longer each time.
+    client_config = {"sasl": sasl, "connect_timeout": 3.0}
     options = {"backoff_min": 0.3, "backoff_max": 0.4, "client_config": client_config}
 
     def refusals() -> list[str]:
@@ -268,11 +268,11 @@ def test_wrong_password(kafka: Any, caplog: Any) -> None:
         with consuming(kafka.sasl_bootstrap, kafka.topic(), kafka.group(), Seen(), **options):
             since = time.monotonic()
             eventually(lambda: len(attempts) >= 2, "two attempts", LONG)
-            assert time.monotonic() - since > 2 * 1.5, "each takes its time, and there are pauses between them"
+            assert time.monotonic() - since > 2 * 3.0, "each takes its time, and there are pauses between them"
             # A busy broker may answer too late for the first ones: that they got no answer is said as well.
             eventually(refusals, "a refusal", LONG)
             count = len(attempts)
-            eventually(lambda: len(attempts) >= count + 2, "two more attempts", LONG)
+            eventually(lambda: len(attempts) > count, "one more attempt", LONG)
     finally:
         telemetry.detach("attempts")
     assert len(refusals()) == 1
