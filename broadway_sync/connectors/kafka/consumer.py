@@ -20,7 +20,7 @@ from typing import Any, Callable, List, Optional, Set
 
 from ...errors import ConnectorError
 from ...producer import Stage
-from ...runtime.stage_thread import StageThread
+from ...runtime.stage_thread import StageThread, current_owner
 from ...runtime.wait_list import WaitList
 from ..common.events import CONNECT, RECEIVE
 from ..common.reporter import Reporter, describe
@@ -104,7 +104,7 @@ class Consumer:
         """
         Start the thread; it connects.
         """
-        self._thread = StageThread(f"{self._stage.name}.Consumer", self._run, self._ended, None)
+        self._thread = StageThread(f"{self._stage.name}.Consumer", self._run, self._ended, current_owner())
         self._thread.start()
 
     def take(self, demand: int) -> List[Share]:

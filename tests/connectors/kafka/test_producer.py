@@ -138,6 +138,28 @@ def test_foreign_messages_find_a_processor() -> None:
 # ---- delivery and commits
 
 
+def test_a_telemetry_handler_may_stop_the_pipeline() -> None:
+    """
+    On the consumer's thread too: it only begins the stop, which needs that thread.
+    """
+    kafka = FakeKafka(A)
+    kafka.produce(A, 50)
+    seen, ready = Seen(), threading.Event()
+    states: list[str] = []
+
+    def stop(event: Any, measurements: Any, metadata: Any, config: Any) -> None:
+        assert ready.wait(BOUND)
+        pipeline.stop()
+        states.append(pipeline.state)
+
+    telemetry.attach("stop", ("broadway", "acknowledge", "start"), stop)
+    with running(kafka, seen) as pipeline:
+        ready.set()
+        assert pipeline.join(BOUND)
+    assert states[0] == "draining"
+    assert kafka.committed[A] == len(seen.values)
+
+
 def test_all_and_the_end_committed(version: int, heard: Any) -> None:
     """
     Everything is delivered once, in order, and the end committed before the client is closed.
