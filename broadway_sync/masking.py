@@ -19,10 +19,11 @@ _URL_PASSWORD = re.compile(r"(\w:/{1,2}[^\s:/@]*|(?<![^\s\"'])[^\s:/@\"']+(?=:[^
 # The same where the whole value is one address: then white space is no end of the password, clients take it too.
 _ADDRESS = re.compile(r"\A(\s*\w[\w+.-]*:/{1,2}[^:/@]*):.*@", re.DOTALL)
 # password=..., also quoted, in query strings, DSNs and JAAS configurations, in JSON and the repr of a dict (a query
-# string may contain one), and "Authorization: Bearer ...".
+# string may contain one), and "Authorization: Bearer ...". A backslash may escape a quote, or be the password's last.
 _ASSIGNMENT = re.compile(
     rf"""((?:{_WORDS})\w{{0,40}}(?:["']|%2[27])?\s*(?:[=:]|%3[AD])\s*)"""
-    r"""(b?"[^"\\]*(?:\\.[^"\\]*)*"|b?'[^'\\]*(?:\\.[^'\\]*)*'|Bearer \S+|Basic \S+|[^\s&;,"']+)""",
+    r"""(b?"[^"\\]*(?:\\[\s\S][^"\\]*)*"|b?'[^'\\]*(?:\\[\s\S][^'\\]*)*'"""
+    r"""|b?"[^"]*"|b?'[^']*'|Bearer \S+|Basic \S+|[^\s&;,"']+)""",
     re.IGNORECASE,
 )
 

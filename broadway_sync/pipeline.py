@@ -208,7 +208,8 @@ class Pipeline:
 
         Raises:
             DrainTimeoutError: Messages or threads were left behind; raised once, to those who wait, or to the next
-                who asks. Messages left behind are neither acknowledged nor failed.
+                who asks. Messages left behind are neither acknowledged nor failed. Also when another thread is still
+                in ``start()`` then: the pipeline stops once it is through.
         """
         seconds = self._seconds(timeout)
         if self._is_inside():

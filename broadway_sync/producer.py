@@ -32,6 +32,9 @@ class Stage:
     options: PipelineOptions
     """All options of the pipeline."""
 
+    has_refused = False
+    """Whether nothing got in of what the last callback returned: the transformer raised, or something is no Message."""
+
     @property
     def draining(self) -> bool:
         """

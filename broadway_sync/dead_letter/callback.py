@@ -245,9 +245,9 @@ class DeadLetter:
         self._give_up(DeadLetterError(text), error, run, stage)
 
     def _count(self, count: int, run: _Run, stage: str) -> None:
-        statistics = run.owner.statistics()
+        generation, statistics = run.owner.builds, run.owner.statistics()  # in this order
         with self._mutex.lock:
-            text = run.failures.add(statistics, stage, count)
+            text = run.failures.add(statistics, stage, count, generation)
         if text is not None:
             self._give_up(TooManyFailuresError(text), None, run, stage)
 

@@ -49,14 +49,15 @@ class Failures:
         self._recent: Deque[Tuple[int, int]] = deque()
         self._rows: Dict[Stages, _Row] = {}
 
-    def add(self, statistics: Statistics, stage: str, count: int) -> Optional[str]:
+    def add(self, statistics: Statistics, stage: str, count: int, generation: int) -> Optional[str]:
         """
         Count failures of *stage*; return what there is too much of, None if all is within limits.
 
         Args:
             statistics: Of the run, taken just now; other threads may have added later ones before.
+            generation: Number of the stages that these are of, or an earlier one: new stages begin to count at nothing.
         """
-        return self._ratio(statistics, count) or self._run(statistics, stage, count)
+        return self._ratio(statistics, count) or self._run(statistics, stage, count, generation)
 
     def _ratio(self, statistics: Statistics, count: int) -> Optional[str]:
         max_ratio, window = self._limits.max_ratio, self._limits.window
@@ -72,13 +73,13 @@ class Failures:
             return None
         return f"{failed} of the last {window} messages failed, more than max_ratio={max_ratio} allows"
 
-    def _run(self, statistics: Statistics, stage: str, count: int) -> Optional[str]:
+    def _run(self, statistics: Statistics, stage: str, count: int, generation: int) -> Optional[str]:
         max_run = self._limits.max_run
         if max_run is None:
             return None
         stages, handled = _handled(statistics, stage)
         row = self._rows.setdefault(stages, _Row())
-        row.add(statistics.restarts, handled, count)
+        row.add(generation, handled, count)
         if row.length <= max_run:
             return None
         return f"{row.length} messages failed in a row, more than max_run={max_run} allows"
@@ -91,20 +92,20 @@ class _Row:
 
     def __init__(self) -> None:
         self.length = 0
-        self._restarts = 0
+        self._generation = 0
         self._failed = 0
         self._successful = 0
 
-    def add(self, restarts: int, handled: int, count: int) -> None:
+    def add(self, generation: int, handled: int, count: int) -> None:
         """
         Add *count* failures to the row, or to a new one if there were successes since.
 
         Args:
-            restarts: Of the pipeline: after each its stages are new, and begin to count at nothing.
+            generation: Of the stages, whose counts begin at nothing.
             handled: Messages that these stages are through with, the latest failures not all among them.
         """
-        if restarts > self._restarts:
-            self._restarts, self._failed, self._successful = restarts, 0, 0
+        if generation > self._generation:
+            self._generation, self._failed, self._successful = generation, 0, 0
         successful = handled - self._failed
         if successful > self._successful:
             self._successful = successful

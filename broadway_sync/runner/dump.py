@@ -78,6 +78,7 @@ def _all_stacks() -> Dict[Optional[str], List[Tuple[str, str]]]:
     for ident in [*(each for each in threads if each in stacks), *(each for each in stacks if each not in threads)]:
         thread = threads.get(ident)
         name = f"number {ident}" if thread is None else thread.name
-        pipeline = thread.owner.name if isinstance(thread, StageThread) else None
+        owner = thread.owner if isinstance(thread, StageThread) else None
+        pipeline = None if owner is None else owner.name
         found.setdefault(pipeline, []).append((name, stacks[ident]))
     return found

@@ -267,7 +267,10 @@ class ProducerStage:
                 raise TypeError("handle_demand must return an iterable of messages, got: None")
             events.extend(returned if returned is not None else ())
         finally:
+            assert self._stage is not None
+            self._stage.has_refused = True
             messages = to_messages(events, self.settings.options.producer.transformer)
+            self._stage.has_refused = False
             if messages:
                 self._offer(messages, is_quiet=callback == "handle_demand")
         return len(messages)

@@ -66,6 +66,8 @@ class Run:
         self._counts: Tuple[int, Optional[Topology]] = (0, None)
         self._most_handled = 0  # that was told
         self._generations = 0
+        self.builds = 0
+        """How often stages were made: at the start, after each restart, and for what was left over at the end."""
         # Called once at the end, the last first.
         self._at_end: List[Callable[[], None]] = []
 
@@ -109,6 +111,7 @@ class Run:
         finally:
             self._callers_of_stop.pop()
         if not has_ended:
+            self._is_reported = self._is_reported or self._drain_error is not None
             raise self.hung(f"pipeline {self._settings.name!r} did not end in time")
         self._supervisor.join()
         if error is not None:
@@ -259,6 +262,7 @@ class Run:
         """
         previous = self._topology
         self._generations += not is_last
+        self.builds += 1
         exhausted = previous.exhausted if previous is not None else set()
         if is_last:
             exhausted = set(range(self._settings.options.producer.concurrency))

@@ -79,6 +79,10 @@ def test_white_space_in_the_password_of_an_address(space: str) -> None:
     [
         ("answered {'api_key': b'hunter2', 'a': 1}", "answered {'api_key': ******, 'a': 1}"),
         ('{"password": "hunt\\"er2", "a": 1}', '{"password": ******, "a": 1}'),
+        ('password="hunter2\\"', "password=******"),
+        ("PWD='C:\\hunter2\\';Driver=x", "PWD=******;Driver=x"),
+        ("password='hunter2\\' host=x", "password=****** host=x"),
+        ('password="hunt\\\ner2"', "password=******"),
         ("amqps://host/?ssl_options={'password':'hunter2'}", "amqps://host/?ssl_options={'password':******}"),
         ("amqps://host/?ssl_options=%27password%27%3A+%27a%27", "amqps://host/?ssl_options=%27password%27%3A******"),
     ],

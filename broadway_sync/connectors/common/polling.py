@@ -215,7 +215,7 @@ class Session(Acknowledger):
         """
         self.stop_receiving()
         has_crashed = isinstance(reason, BaseException)
-        if has_crashed:
+        if has_crashed and self._stage.has_refused:
             self._leave(self._taken)
         with self._lock:
             if not has_crashed and reason != "restart":

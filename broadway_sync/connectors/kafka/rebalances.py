@@ -135,6 +135,7 @@ class Rebalances:
         """
         deadline = monotonic() + self._timeout
         is_forced = True  # at least one commit, to see whether we are still a member
+        is_certain = True  # not after a failure: 3.x may have looked for the coordinator only, and say that all is well
         while True:
             self.settle()
             with self._lock:
@@ -144,10 +145,11 @@ class Rebalances:
             if points:
                 yield points
                 error = client.take_commit_error()
-                if error is None:
+                is_certain = is_certain and error is None
+                if is_certain:
                     with self._lock:
                         self._partitions.committed(points)
-                elif not isinstance(error, UnavailableError):
+                elif error is not None and not isinstance(error, UnavailableError):
                     return error
             if self._is_hurried or monotonic() >= deadline or not (unfinished or error):
                 return error

@@ -12,7 +12,8 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional
 import attrs
 import pytest
 
-from broadway_sync import ConfigurationError, DrainTimeoutError, PipelineFailedError, telemetry
+from broadway_sync import Around, ConfigurationError, DrainTimeoutError, PipelineFailedError, telemetry
+from broadway_sync.connectors.common import polling
 from broadway_sync.connectors.common import settler as settling
 from broadway_sync.connectors.common.events import ACKNOWLEDGE, CONNECT, CONNECTION_UP, LEASE_LOST, RECEIVE
 from broadway_sync.connectors.common.options import PollingOptions
@@ -721,11 +722,12 @@ def test_a_crash_of_a_thread_restarts_the_producer(source: FakeSource, start: Ca
 
 
 def test_a_stop_waits_for_the_acknowledgements_of_a_producer_that_crashed(
-    source: FakeSource, start: Callable[..., Any], gate: Any
+    source: FakeSource, start: Callable[..., Any], gate: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
     As for those of the one that took its place.
     """
+    monkeypatch.setattr(polling, "_LAST_SECONDS", BOUND)
 
     def before(call: str, argument: Any) -> None:
         if call == "ack":
@@ -745,6 +747,36 @@ def test_a_stop_waits_for_the_acknowledgements_of_a_producer_that_crashed(
     assert source.acked == ["before"]
     assert not stage_threads(pipeline.name)
     assert [client.closed.is_set() for client in source.clients] == [True, True]
+
+
+def test_a_crash_after_the_hand_over_refuses_nothing(source: FakeSource, start: Callable[..., Any], gate: Any) -> None:
+    """
+    A hook raises on its way out: what a transformer has let through is in the pipeline, and is acknowledged.
+    """
+    has_crashed = threading.Event()
+    let_through: List[Any] = []
+
+    class Hook(Around):
+        def around_producer(self, call: Any) -> Any:
+            call()
+            if let_through and not has_crashed.is_set():
+                has_crashed.set()
+                raise RuntimeError("the hook failed")
+
+    def transformer(message: Any) -> Any:
+        let_through.append(message)
+        return message
+
+    source.publish("before")
+    handler = make_handler(handle_message=lambda p, m, c: (gate.wait(), m)[1])
+    pipeline = start(source, handler, producer={"transformer": transformer}, around=Hook())
+    gate.arrived()
+    assert has_crashed.is_set()
+    eventually(lambda: len(source.clients) == 2, "a second client")
+    gate.open()
+    source.wait_until(lambda: source.acked == ["before"])
+    pipeline.stop()
+    assert source.received == {"before": 1}
 
 
 def test_what_a_crash_and_a_drain_leave_behind_is_left_to_the_source(start: Callable[..., Any], gate: Any) -> None:

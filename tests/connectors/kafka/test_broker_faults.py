@@ -265,8 +265,8 @@ def test_wrong_password(kafka: Any, caplog: Any) -> None:
         return [text for text in told if "SaslAuthenticationFailed" in text]
 
     try:
-        with consuming(kafka.sasl_bootstrap, kafka.topic(), kafka.group(), Seen(), **options):
-            since = time.monotonic()
+        topic, group, since = kafka.topic(), kafka.group(), time.monotonic()
+        with consuming(kafka.sasl_bootstrap, topic, group, Seen(), **options):
             eventually(lambda: len(attempts) >= 2, "two attempts", LONG)
             assert time.monotonic() - since > 2 * 3.0, "each takes its time, and there are pauses between them"
             # A busy broker may answer too late for the first ones: that they got no answer is said as well.

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
@@ -23,7 +24,7 @@ flask = pytest.importorskip("flask", reason="Flask is not installed")
 pytest.importorskip("flask_sqlalchemy", reason="Flask-SQLAlchemy is not installed")
 
 from broadway_sync import IterableProducer, Pipeline  # noqa: E402 - after the look for Flask
-from broadway_sync.integrations.flask import Broadway  # noqa: E402
+from broadway_sync.integrations.flask import Broadway, command  # noqa: E402
 from broadway_sync.runner import run_flags  # noqa: E402
 from tests.brokers.process import Process  # noqa: E402
 from tests.helpers import BOUND, eventually, make_handler, python_env, unique_name  # noqa: E402
@@ -227,6 +228,15 @@ def test_run_in_a_test_is_not_the_end_of_the_process() -> None:
     result = broadway._app.test_cli_runner().invoke(args=["broadway", "run", "orders"])
     assert (result.exit_code, signal.getsignal(signal.SIGTERM)) == (0, before)
     assert "broadway_sync.exit" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_output_that_an_application_replaced_is_no_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    A process of its own leaves in time, also where something hangs.
+    """
+    monkeypatch.setattr(sys, "stdin", sys.__stdin__)
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    assert command._is_process_ours()
 
 
 # A source without end that says, when it is terminated, how much it has given.
