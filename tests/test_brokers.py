@@ -800,6 +800,8 @@ def test_rabbitmq_keeps_messages(rabbitmq: RabbitMQ, hard: bool) -> None:
     """
     queue = rabbitmq.queue()
     rabbitmq.publish(queue, ["a", b"b"], headers={"n": 1})
+    if hard:
+        rabbitmq.sync()
     rabbitmq.restart(hard=hard)
     assert rabbitmq.ready_count(queue) == 2
     assert rabbitmq.counts(queue) == (2, 0)

@@ -29,6 +29,7 @@ class RabbitMQ(Broker):
     One node with durable data: queues and persistent messages survive ``stop()`` and ``kill()``.
 
     After a ``kill()``, messages that were acknowledged in the last second come back: acknowledgements are not synced.
+    Queues that were declared in the last seconds are gone, unless ``sync()`` came after them.
 
     Args:
         plugins: Names of plugins to enable, for example ``"rabbitmq_management"`` (starts slower, takes more memory).
@@ -230,6 +231,12 @@ class RabbitMQ(Broker):
         with self.channel() as channel:
             channel.queue_declare(name, **{"durable": True, **options})
         return name
+
+    def sync(self) -> None:
+        """
+        Have everything that was declared written down.
+        """
+        self.ctl("eval", "mnesia:sync_log().")
 
     def publish(self, queue: str, bodies: Iterable[bytes | str], *, exchange: str = "", **properties: Any) -> None:
         """

@@ -111,6 +111,7 @@ def test_broker_restarts(make_pipeline: Any, rabbitmq: Any, caplog: Any, hard: b
     """
     queue, all_bodies, seen = rabbitmq.queue(), bodies(2000), slowly(0.0005)
     rabbitmq.publish(queue, all_bodies)
+    rabbitmq.sync()
     with make_pipeline(seen, producer=producer(rabbitmq.url, queue, **PREFETCH)) as pipeline:
         seen.wait_for_count(700)
         rabbitmq.restart(hard=hard)
