@@ -71,11 +71,9 @@ def _all_stacks() -> Dict[Optional[str], List[Tuple[str, str]]]:
     """
     threads = {thread.ident or -1: thread for thread in threading.enumerate()}
     with no_collection():
-        frames = sys._current_frames()
-        stacks = {ident: "".join(traceback.format_stack(frames[ident])) for ident in frames}
-        del frames
+        stacks = {ident: "".join(traceback.format_stack(frame)) for ident, frame in sys._current_frames().items()}
     found: Dict[Optional[str], List[Tuple[str, str]]] = {}
-    for ident in [*(each for each in threads if each in stacks), *(each for each in stacks if each not in threads)]:
+    for ident in filter(stacks.__contains__, dict.fromkeys((*threads, *stacks))):  # those with names first
         thread = threads.get(ident)
         name = f"number {ident}" if thread is None else thread.name
         owner = thread.owner if isinstance(thread, StageThread) else None

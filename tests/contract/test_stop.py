@@ -353,11 +353,10 @@ def test_join_from_a_callback_does_not_deadlock(make_pipeline: Any) -> None:
     assert pipeline.join(BOUND) is True
 
 
-def test_stop_during_start(make_pipeline: Any, gates: Any) -> None:
+def slow_to_prepare(gate: Any) -> Any:
     """
-    A stop that comes while ``start`` is still at work leaves no running pipeline, no thread and no name.
+    Return a class of producers whose ``prepare_for_start`` waits at *gate*.
     """
-    gate = gates()
 
     class Slow(DummyProducer):
         @classmethod
@@ -365,7 +364,15 @@ def test_stop_during_start(make_pipeline: Any, gates: Any) -> None:
             gate.wait()
             return [], options
 
-    pipeline = make_pipeline(name="inv", producer={"module": Slow})
+    return Slow
+
+
+def test_stop_during_start(make_pipeline: Any, gates: Any) -> None:
+    """
+    A stop that comes while ``start`` is still at work leaves no running pipeline, no thread and no name.
+    """
+    gate = gates()
+    pipeline = make_pipeline(name="inv", producer={"module": slow_to_prepare(gate)})
     start = Call(pipeline.start)
     gate.arrived()
     stop = Call(pipeline.stop)
@@ -382,14 +389,7 @@ def test_stop_during_a_start_that_takes_too_long(make_pipeline: Any, gates: Any)
     A stop whose time is over while ``prepare_for_start`` is at work says so; the pipeline ends all the same.
     """
     gate = gates()
-
-    class Slow(DummyProducer):
-        @classmethod
-        def prepare_for_start(cls, handler: Any, options: Any) -> Any:
-            gate.wait()
-            return [], options
-
-    pipeline = make_pipeline(producer={"module": Slow})
+    pipeline = make_pipeline(producer={"module": slow_to_prepare(gate)})
     start = Call(pipeline.start)
     gate.arrived()
     with pytest.raises(DrainTimeoutError, match="it is still in start") as caught:

@@ -94,6 +94,20 @@ def _listen_no_longer() -> Iterator[None]:
         telemetry.detach(_listening.pop())
 
 
+def fail_first(source: FakeSource, call: str, count: int) -> None:
+    """
+    Have the first *count* requests of a kind fail.
+    """
+    failures = iter([OSError("broken pipe")] * count)
+
+    def before(called: str, argument: Any) -> None:
+        if called == call:
+            for error in failures:
+                raise error
+
+    source.before = before
+
+
 def test_everything_is_handled_and_acknowledged_once(source: FakeSource, start: Callable[..., Any]) -> None:
     """
     Over several producers, processors and batches.
@@ -375,14 +389,7 @@ def test_a_source_that_is_back_is_told_at_once(source: FakeSource, start: Callab
     """
     Though it has nothing, so that the next receive is far away.
     """
-    failures = iter([OSError("reset")])
-
-    def before(call: str, argument: Any) -> None:
-        if call == "receive":
-            for error in failures:
-                raise error
-
-    source.before = before
+    fail_first(source, "receive", 1)
     up = events_of(CONNECTION_UP)
     start(source, options={"receive_interval": 3600.0})
     eventually(lambda: len(up) == 2, "it is up for the first time, and again")
@@ -425,15 +432,8 @@ def test_an_acknowledgement_that_fails_is_sent_again(source: FakeSource, start: 
     """
     Nothing is delivered twice.
     """
-    failures = iter([OSError("broken pipe")] * 2)
     failed = events_of(ACKNOWLEDGE + ("exception",))
-
-    def before(call: str, argument: Any) -> None:
-        if call == "ack":
-            for error in failures:
-                raise error
-
-    source.before = before
+    fail_first(source, "ack", 2)
     source.publish(*range(10))
     pipeline = start(source)
     source.wait_until(lambda: len(source.acked) == 10)
@@ -442,21 +442,12 @@ def test_an_acknowledgement_that_fails_is_sent_again(source: FakeSource, start: 
     assert [args[2]["action"] for args in failed] == ["ack", "ack"]
 
 
-def test_acknowledgements_that_fail_together_are_sent_again_together(
-    source: FakeSource, start: Callable[..., Any]
-) -> None:
+def test_acknowledgements_that_fail_together_are_sent_again_together(start: Callable[..., Any]) -> None:
     """
     After one pause, the first: there was one fault, however many requests met it.
     """
     source = FakeSource(lot=1)
-    failures = iter([OSError("broken pipe")] * 20)
-
-    def before(call: str, argument: Any) -> None:
-        if call == "ack":
-            for error in failures:
-                raise error
-
-    source.before = before
+    fail_first(source, "ack", 20)
     source.publish(*range(20))
     start(source, options={"max_number_of_messages": 20}, processors={"default": {"max_demand": 20, "min_demand": 0}})
     source.wait_until(lambda: len(source.acked) == 20, 5.0 * SCALE)
@@ -471,15 +462,8 @@ def test_a_stop_sends_again_what_waits_for_another_attempt(
     """
     monkeypatch.setattr(settling, "_RETRY_MIN", 30.0)
     monkeypatch.setattr(settling, "_RETRY_MAX", 30.0)
-    failures = iter([OSError("broken pipe")])
     failed = events_of(ACKNOWLEDGE + ("exception",))
-
-    def before(call: str, argument: Any) -> None:
-        if call == "ack":
-            for error in failures:
-                raise error
-
-    source.before = before
+    fail_first(source, "ack", 1)
     source.publish("a")
     pipeline = start(source)
     eventually(lambda: failed, "the first attempt")
